@@ -1,0 +1,63 @@
+"""SMART Backend Services tokens, signed where your keys stay.
+
+Everything public is reachable from here and loads when first used, so that `import keystay`
+costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keystay import signatures as signatures
+    from keystay.assertion import ClientAssertion as ClientAssertion
+    from keystay.backends.hookspecs import hookimpl as hookimpl
+    from keystay.config import Config as Config
+    from keystay.config import load_config as load_config
+    from keystay.custody import Custody as Custody
+    from keystay.errors import KeystayError as KeystayError
+    from keystay.jwk import JWKSet as JWKSet
+    from keystay.signer import Signer as Signer
+    from keystay.signer import open_signer as open_signer
+    from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
+    from keystay.tokens.access_token import AccessToken as AccessToken
+    from keystay.tokens.client import AsyncTokenClient as AsyncTokenClient
+    from keystay.tokens.client import TokenClient as TokenClient
+    from keystay.tokens.client import discover as discover
+
+_HOMES = {
+    "AccessToken": "keystay.tokens.access_token",
+    "AsyncTokenClient": "keystay.tokens.client",
+    "ClientAssertion": "keystay.assertion",
+    "Config": "keystay.config",
+    "Custody": "keystay.custody",
+    "JWKSet": "keystay.jwk",
+    "KeystayError": "keystay.errors",
+    "Signer": "keystay.signer",
+    "SmartConfiguration": "keystay.smart.discovery",
+    "TokenClient": "keystay.tokens.client",
+    "discover": "keystay.tokens.client",
+    "errors": "keystay.errors",
+    "hookimpl": "keystay.backends.hookspecs",
+    "load_config": "keystay.config",
+    "open_signer": "keystay.signer",
+    "signatures": "keystay.signatures",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        home = _HOMES[name]
+    except KeyError:
+        raise AttributeError(f"module 'keystay' has no attribute {name!r}") from None
+    module = import_module(home)
+    value = module if home == f"keystay.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
