@@ -1,0 +1,41 @@
+"""The port between the core and the plugins that open keys.
+
+Plugin authors import from here: everything else in keystay is the core's own.
+"""
+
+from keystay.backends.hookspecs import hookimpl
+from keystay.backends.port import (
+    API_VERSION,
+    BackendContext,
+    BackendKey,
+    BackendSignature,
+    Deadline,
+    GeneratesKeys,
+    KeyDescription,
+    KeyRecord,
+    KeyStore,
+    LeasesKey,
+    ListsKeys,
+    SigningKey,
+    SignRequest,
+)
+from keystay.backends.secrets import Secret, SecretResolver
+
+__all__ = [
+    "API_VERSION",
+    "BackendContext",
+    "BackendKey",
+    "BackendSignature",
+    "Deadline",
+    "GeneratesKeys",
+    "KeyDescription",
+    "KeyRecord",
+    "KeyStore",
+    "LeasesKey",
+    "ListsKeys",
+    "Secret",
+    "SecretResolver",
+    "SignRequest",
+    "SigningKey",
+    "hookimpl",
+]

@@ -1,0 +1,230 @@
+"""The port: what a backend is given, what it returns, and what it may offer besides.
+
+A backend turns a digest (or a message, where the mechanism demands one) into signature
+bytes, and says what it knows about its key. Claims, encodings, hashing, verification,
+deadlines and errors towards the user are the core's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from keystay.backends.secrets import SecretResolver
+from keystay.errors import BackendTimeoutError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+    from keystay.algorithms import Algorithm
+    from keystay.custody import Custody
+
+__all__ = [
+    "API_VERSION",
+    "BackendContext",
+    "BackendKey",
+    "BackendSignature",
+    "Deadline",
+    "GeneratesKeys",
+    "KeyDescription",
+    "KeyRecord",
+    "KeyStore",
+    "LeasesKey",
+    "ListsKeys",
+    "SignRequest",
+    "SigningKey",
+]
+
+API_VERSION = 1
+"""Version of this port. A plugin module states the one it was written for as `api_version`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point in time by which an operation is over.
+
+    Attributes:
+        at: `time.monotonic()` seconds.
+        seconds: The length it was made with, for messages.
+    """
+
+    at: float
+    seconds: float
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline `seconds` from now."""
+        return cls(time.monotonic() + seconds, seconds)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds left; 0.0 when it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+    def check(self, what: str) -> None:
+        """Raise `BackendTimeoutError` saying that `what` took too long, if it has passed."""
+        if time.monotonic() >= self.at:
+            raise BackendTimeoutError(
+                f"{what} did not finish within {self.seconds:g} s.",
+                cause="The device or service is slow, overloaded or gone.",
+                hint="Check its health and load; raise the timeout only if it is slow by nature.",
+            )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SignRequest:
+    """One signature to make.
+
+    Attributes:
+        algorithm: The JWS algorithm.
+        message: The bytes to be signed, or None when the caller only has the digest.
+        digest: Their hash by `algorithm`, or None for EdDSA.
+        deadline: When to give up.
+    """
+
+    algorithm: Algorithm
+    message: bytes | None
+    digest: bytes | None
+    deadline: Deadline
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class BackendSignature:
+    """A signature as the backend returns it.
+
+    Attributes:
+        value: The signature's bytes.
+        encoding: `raw` (RSA octets, ECDSA r‖s, RFC 8032) or `der` (ECDSA, RFC 3279 §2.2.3).
+        key_id: The backend's own id of the key that signed, *this* time.
+        request_id: The backend's id of the request, for its logs.
+        session: Changes whenever the backend has opened a new session or connection.
+    """
+
+    value: bytes
+    encoding: Literal["raw", "der"]
+    key_id: str
+    request_id: str | None = None
+    session: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDescription:
+    """What a backend knows about an opened key.
+
+    Attributes:
+        public_key: A `cryptography` public key.
+        algorithms: JWS algorithms the key can do here; the core picks from these.
+        key_id: The backend's own, unchanging id of the key (token serial and CKA_ID, an ARN).
+        label: What a person calls it.
+        custody: Where the private key is while it signs.
+        signs_here: The signature is computed by the very library that would verify it, in
+            this process (a PEM key). The core then verifies one when it opens the key, not each.
+    """
+
+    public_key: PublicKeyTypes
+    algorithms: Sequence[str]
+    key_id: str
+    label: str
+    custody: Custody
+    signs_here: bool = False
+
+
+class SigningKey(Protocol):
+    """Something that signs."""
+
+    def sign(self, request: SignRequest) -> BackendSignature:
+        """Sign; thread-safe; over when `request.deadline` is.
+
+        Raises:
+            BackendError: Mapped from whatever the SDK raised, which is chained.
+        """
+
+
+@runtime_checkable
+class BackendKey(SigningKey, Protocol):
+    """An opened key."""
+
+    def describe(self) -> KeyDescription:
+        """What is known about the key; the same at every call."""
+
+    def health(self, deadline: Deadline) -> None:
+        """Raise a `BackendError` unless the key could sign now. Does not sign."""
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+
+
+@runtime_checkable
+class LeasesKey(Protocol):
+    """A key whose users may have to wait for a session.
+
+    The core takes the lease first and stamps the claims after, so that time spent in the
+    queue is not taken from the assertion's lifetime.
+    """
+
+    def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
+        """Wait for a session and hold it for the block."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key as a key store lists it.
+
+    Attributes:
+        uri: A key URI that opens it.
+        key_type: `P-256`, `P-384`, `P-521`, `RSA-<bits>`, `Ed25519`, or the store's own name.
+        label: What a person calls it, or "".
+        key_id: The store's id.
+        attributes: What the store says of it (`sensitive`, `extractable`, …), in its words.
+    """
+
+    uri: str
+    key_type: str
+    label: str
+    key_id: str
+    attributes: Mapping[str, str | bool] = field(default_factory=dict)
+
+
+class KeyStore(Protocol):
+    """A place that holds keys. What it can do with them is its capabilities' to say."""
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+
+
+@runtime_checkable
+class GeneratesKeys(KeyStore, Protocol):
+    """A key store that can make keys."""
+
+    def generate_key(self, key_type: str) -> KeyRecord:
+        """Generate the key the store's URI names; never replaces an existing one."""
+
+
+@runtime_checkable
+class ListsKeys(KeyStore, Protocol):
+    """A key store that can list its private keys."""
+
+    def list_keys(self) -> Sequence[KeyRecord]:
+        """Every private key the URI matches."""
+
+
+@dataclass(slots=True, repr=False)
+class BackendContext:
+    """What the core hands to a backend along with the URI.
+
+    Attributes:
+        settings: The `[backends.<scheme>]` table; the backend refuses what it does not know.
+        secrets: Resolves secret references; asks once.
+        timeout: Seconds that opening, or one signature, may take.
+        base_dir: Where relative paths start: the configuration file's folder, or the
+            working directory.
+    """
+
+    settings: Mapping[str, object] = field(default_factory=dict)
+    secrets: SecretResolver = field(default_factory=SecretResolver)
+    timeout: float = 10.0
+    base_dir: Path = field(default_factory=Path)

@@ -1,0 +1,272 @@
+"""Secrets by reference: PINs and passphrases that no file, URI, repr or log of ours holds.
+
+    file:/run/secrets/pin      a file only its owner (and, at most, its group) can read, or a FIFO
+    env:HSM_PIN                an environment variable
+    prompt:                    asked for on the terminal, when there is one
+    keyring:service/user       the system's keyring (extra `keystay[keyring]`)
+
+From Python a callable may answer instead.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from keystay.errors import SecretError
+
+__all__ = ["Secret", "SecretResolver"]
+
+_MAX_BYTES = 4096
+_FIFO_SECONDS = 10.0
+_SCHEMES = "file:PATH, env:NAME, prompt: or keyring:SERVICE/USER"
+
+
+class Secret:
+    """A secret string that does not show itself.
+
+    `reveal()` returns it; repr, str and pickle do not.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is not pickled: pass its reference and resolve it there")
+
+
+class SecretResolver:
+    """Resolves secret references, each at most once.
+
+    Args:
+        provider: Answers instead of the reference, given the reference (or "" when there is
+            none) and a phrase that says what is asked for. Returning None falls back to the
+            reference.
+        base_dir: Where a relative `file:` starts.
+    """
+
+    def __init__(
+        self,
+        provider: Callable[[str, str], str | None] | None = None,
+        *,
+        base_dir: Path | None = None,
+    ) -> None:
+        self._provider = provider
+        self._base_dir = base_dir or Path()
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], Secret] = {}
+
+    def __repr__(self) -> str:
+        return f"SecretResolver({len(self._known)} resolved)"
+
+    def resolve(self, reference: str | None, purpose: str) -> Secret | None:
+        """The secret a reference names.
+
+        Args:
+            reference: A secret reference, or None when the configuration has none.
+            purpose: What it is for, such as "the PIN of token prod"; shown when asking.
+
+        Returns:
+            The secret, or None when there is neither a reference nor a provider that answers.
+
+        Raises:
+            SecretError: It is missing, unsafe, empty or unreadable. The message never repeats
+                a value.
+        """
+        key = (reference or "", purpose)
+        with self._lock:  # one question, however many threads ask
+            if (known := self._known.get(key)) is not None:
+                return known
+            if reference and not reference.startswith("prompt:"):
+                # A FIFO can be read once only: same reference, same secret.
+                for (other, _), secret in self._known.items():
+                    if other == reference and self._provider is None:
+                        return secret
+            value = self._provider(reference or "", purpose) if self._provider else None
+            if value is None:
+                if reference is None:
+                    return None
+                value = self._read(reference, purpose)
+            if not value:
+                raise SecretError(
+                    f"{purpose.capitalize()} is empty.", code="secret-empty", hint=_from(reference)
+                )
+            secret = self._known[key] = Secret(value)
+            return secret
+
+    def _read(self, reference: str, purpose: str) -> str:
+        scheme, colon, rest = reference.partition(":")
+        if colon and scheme == "file" and rest:
+            return _read_file(self._base_dir / _file_path(rest), purpose)
+        if colon and scheme == "env" and rest:
+            return _read_environment(rest, purpose)
+        if colon and scheme == "prompt":
+            return _prompt(purpose)
+        if colon and scheme == "keyring" and rest:
+            return _read_keyring(rest, purpose)
+        raise SecretError(
+            f"The reference to {purpose} is not of a known form.",
+            cause="The secret itself may have been written where a reference is due.",
+            hint=f"Write {_SCHEMES}.",
+            code="secret-reference-invalid",
+        )
+
+
+def _from(reference: str | None) -> str:
+    return f"Check what {reference} holds." if reference else "Check the callable that gave it."
+
+
+def _file_path(rest: str) -> str:
+    return rest[2:] if rest.startswith("///") else rest
+
+
+def _read_file(path: Path, purpose: str) -> str:
+    try:
+        # O_NONBLOCK: opening a FIFO must not wait for ever for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SecretError(
+            f"The file {path} with {purpose} cannot be read: {error.strerror}.",
+            hint="Check the path, and that the user running this may read it.",
+            code="secret-file-unreadable",
+        ) from error
+    try:
+        status = os.fstat(descriptor)
+        _check_access(path, status, purpose)
+        data = _read_all(descriptor, path, purpose, fifo=stat.S_ISFIFO(status.st_mode))
+    finally:
+        os.close(descriptor)
+    if len(data) > _MAX_BYTES:
+        raise SecretError(
+            f"The file {path} holds more than {_MAX_BYTES} bytes; {purpose} is one line.",
+            code="secret-file-invalid",
+        )
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise SecretError(
+            f"The file {path} with {purpose} is not UTF-8 text.", code="secret-file-invalid"
+        ) from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+def _check_access(path: Path, status: os.stat_result, purpose: str) -> None:
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        raise SecretError(
+            f"{path}, which should hold {purpose}, is not a file.", code="secret-file-invalid"
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        raise SecretError(
+            f"The file {path} with {purpose} belongs to user id {status.st_uid}.",
+            cause="Whoever owns it can replace it.",
+            hint="Let root or the user running this own it.",
+            code="secret-file-unsafe",
+        )
+    if status.st_mode & 0o027:
+        raise SecretError(
+            f"The file {path} with {purpose} has mode {stat.S_IMODE(status.st_mode):04o}.",
+            cause="Others can read or change it.",
+            hint=f"chmod 0400 {path} (a container secret: mode 0400 or 0440 in its definition).",
+            code="secret-file-unsafe",
+        )
+
+
+def _read_all(descriptor: int, path: Path, purpose: str, *, fifo: bool) -> bytes:
+    """Everything up to the limit; from a FIFO, what one writer writes, waiting for it."""
+    data, until = b"", time.monotonic() + _FIFO_SECONDS
+    while len(data) <= _MAX_BYTES:
+        if fifo:
+            left = until - time.monotonic()
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN | select.POLLHUP)
+            events = poll.poll(max(0.0, left) * 1000)
+            if not events and left <= 0:
+                raise SecretError(
+                    f"Nothing came through {path} with {purpose} in {_FIFO_SECONDS:g} s.",
+                    hint="Check the process that writes to it.",
+                    code="secret-file-unreadable",
+                )
+        try:
+            chunk = os.read(descriptor, _MAX_BYTES + 1)
+        except BlockingIOError:
+            continue
+        if not chunk:
+            if fifo and not data and time.monotonic() < until:
+                time.sleep(0.01)  # no writer has opened it yet
+                continue
+            break
+        data += chunk
+    return data
+
+
+def _read_environment(name: str, purpose: str) -> str:
+    value = os.environ.get(name)
+    if value is None:
+        raise SecretError(
+            f"The environment variable {name} with {purpose} is not set.",
+            hint="Set it for this process, or refer to a file instead.",
+            code="secret-missing",
+        )
+    return value
+
+
+def _prompt(purpose: str) -> str:
+    if not (sys.stdin and sys.stdin.isatty()):
+        raise SecretError(
+            f"{purpose.capitalize()} is to be typed in, and there is no terminal.",
+            hint="Refer to a file, an environment variable or the keyring instead.",
+            code="secret-no-terminal",
+        )
+    import getpass
+
+    return getpass.getpass(f"{purpose[:1].upper()}{purpose[1:]}: ")
+
+
+def _read_keyring(rest: str, purpose: str) -> str:
+    service, slash, user = rest.partition("/")
+    if not slash or not service or not user:
+        raise SecretError(
+            f"The keyring reference to {purpose} is not SERVICE/USER.",
+            hint="Write keyring:keystay/epic.",
+            code="secret-reference-invalid",
+        )
+    try:
+        import keyring
+        from keyring.errors import KeyringError
+    except ImportError as error:
+        raise SecretError(
+            "The keyring package is not installed.",
+            hint="pip install 'keystay[keyring]'",
+            code="secret-keyring-missing",
+        ) from error
+    try:
+        value = keyring.get_password(service, user)
+    except KeyringError as error:
+        raise SecretError(
+            f"The keyring could not be asked for {purpose}: {type(error).__name__}.",
+            hint="Check that a keyring is unlocked in this session.",
+            code="secret-keyring-failed",
+        ) from error
+    if value is None:
+        raise SecretError(
+            f"The keyring holds nothing for {service}/{user}, {purpose}.",
+            hint=f"keyring set {service} {user}",
+            code="secret-missing",
+        )
+    return value

@@ -1,0 +1,379 @@
+"""A signer: an opened key, wherever it lives, behind one small face.
+
+The core's share of a signature is here, once for all backends: pick and check the algorithm,
+hash, hold the deadline, insist on the key that was opened, bring the signature into JOSE's
+encoding and verify it before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+from keystay import algorithms, custody, jwk, key_uri, signatures
+from keystay.backends.port import (
+    BackendContext,
+    BackendKey,
+    Deadline,
+    LeasesKey,
+    SigningKey,
+    SignRequest,
+)
+from keystay.backends.registry import Registry, default_registry, unexpected
+from keystay.backends.secrets import SecretResolver
+from keystay.errors import (
+    AlgorithmError,
+    ConfigurationError,
+    KeyChangedError,
+    KeystayError,
+    SignatureInvalidError,
+    SignerClosedError,
+)
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+    from keystay.algorithms import Algorithm
+    from keystay.backends.port import BackendSignature
+    from keystay.custody import Custody
+
+__all__ = ["DEFAULT_TIMEOUT", "Signer", "Verify", "open_signer"]
+
+DEFAULT_TIMEOUT = 10.0
+"""Seconds that opening a key, or one signature, may take."""
+
+Verify = Literal["always", "first"]
+
+_MAX_SESSIONS_REMEMBERED = 1024
+
+
+def open_signer(
+    uri: str,
+    *,
+    algorithm: str | None = None,
+    kid: str | None = None,
+    secrets: Callable[[str, str], str | None] | None = None,
+    backends: Mapping[str, Mapping[str, object]] | None = None,
+    custody: str = "any",
+    verify: Verify = "always",
+    timeout: float = DEFAULT_TIMEOUT,
+    base_dir: str | os.PathLike[str] | None = None,
+    registry: Registry | None = None,
+) -> Signer:
+    """Open the key a URI names.
+
+    Args:
+        uri: Key URI, such as `pkcs11:token=prod;object=epic?pin-source=file:/run/secrets/pin`.
+        algorithm: JWS algorithm; default by key type: RS384, ES384 for P-384, a curve's own.
+        kid: Key id; default is the RFC 7638 thumbprint of the public key.
+        secrets: Called with a secret reference ("" when there is none) and a phrase saying
+            what is asked for; returns the secret, or None to have the reference resolved.
+        backends: Settings by URI scheme, as the `[backends.*]` tables of keystay.toml.
+        custody: The least custody accepted: `any`, `out-of-process` or `hardware`.
+        verify: `always`, or `first` to check only the first signature of each backend session.
+        timeout: Seconds for opening and for each signature.
+        base_dir: Where relative paths in `uri` start; default the working directory.
+        registry: Where to look for backends; default the installed ones.
+
+    Raises:
+        KeyURIError: The URI is malformed.
+        PolicyError: The key's custody is weaker than `custody`.
+        AlgorithmError: The key cannot do `algorithm`.
+        BackendError: What the backend reports; see `keystay.errors`.
+    """
+    parsed = key_uri.parse(uri)
+    folder = Path(base_dir) if base_dir is not None else Path()
+    context = BackendContext(
+        settings=(backends or {}).get(parsed.scheme, {}),
+        secrets=SecretResolver(secrets, base_dir=folder),
+        timeout=timeout,
+        base_dir=folder,
+    )
+    key = (registry or default_registry()).open_key(parsed, context)
+    try:
+        return Signer(
+            key,
+            algorithm=algorithm,
+            kid=kid,
+            custody=custody,
+            verify=verify,
+            timeout=timeout,
+            name=str(parsed),
+        )
+    except BaseException:
+        key.close()
+        raise
+
+
+class Signer:
+    """An opened key.
+
+    Thread-safe. Use it as a context manager, or call `close()`.
+
+    Args:
+        key: What a backend opened; `open_signer` is the usual way here.
+        algorithm: As for `open_signer`, and so on for the rest.
+        kid: Key id.
+        custody: The least custody accepted.
+        verify: `always` or `first`.
+        timeout: Seconds for each signature.
+        name: What messages call the key; default the backend's label.
+
+    Raises:
+        PolicyError, AlgorithmError, KeyUnusableError: As for `open_signer`.
+    """
+
+    def __init__(
+        self,
+        key: BackendKey,
+        *,
+        algorithm: str | None = None,
+        kid: str | None = None,
+        custody: str = "any",
+        verify: Verify = "always",
+        timeout: float = DEFAULT_TIMEOUT,
+        name: str | None = None,
+    ) -> None:
+        if verify not in ("always", "first"):
+            raise ConfigurationError(
+                f"verify is {verify!r}.", hint='Write verify = "always" or verify = "first".'
+            )
+        self._key = key
+        self._lease = key.lease if isinstance(key, LeasesKey) else None
+        self._description = description = key.describe()
+        self._name = name or description.label
+        _enforce(description.custody, custody, self._name)
+        kty, curve, self._bits = jwk.key_kind(description.public_key)
+        self._algorithms = tuple(
+            n for n in algorithms.for_key(kty, curve) if n in description.algorithms
+        )
+        self._kind = f"RSA-{self._bits}" if kty == "RSA" else str(curve)
+        self._algorithm = self._choose(algorithm)
+        self._kid = kid or jwk.thumbprint(jwk.public_jwk(description.public_key))
+        self._verify_each = verify == "always" and not description.signs_here
+        self._verify_first = verify == "first" and not description.signs_here
+        self._verified: set[tuple[int, str]] = set()
+        self._timeout = timeout
+        self._closed = False
+        if description.signs_here:
+            probe = os.urandom(32)
+            signatures.verify(description.public_key, self._algorithm, probe, self.sign(probe))
+
+    @property
+    def public_key(self) -> PublicKeyTypes:
+        """The public key, of the `cryptography` library."""
+        return self._description.public_key
+
+    @property
+    def algorithm(self) -> str:
+        """The JWS algorithm it signs with unless told otherwise."""
+        return self._algorithm.name
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """The JWS algorithms the key can do where it is, the preferred first."""
+        return self._algorithms
+
+    @property
+    def kid(self) -> str:
+        """The key id that goes into headers and JWK Sets."""
+        return self._kid
+
+    @property
+    def custody(self) -> Custody:
+        """Where the private key is while it signs, and how we know."""
+        return self._description.custody
+
+    @property
+    def key_type(self) -> str:
+        """`RSA-<bits>`, `P-256`, `P-384`, `P-521` or `Ed25519`."""
+        return self._kind
+
+    @property
+    def key_id(self) -> str:
+        """The backend's own, unchanging id of the key."""
+        return self._description.key_id
+
+    def sign(
+        self, message: bytes, algorithm: str | None = None, *, timeout: float | None = None
+    ) -> bytes:
+        """Sign a message.
+
+        Args:
+            message: The bytes to sign; hashed here as the algorithm says.
+            algorithm: JWS algorithm; default the signer's.
+            timeout: Seconds; default the signer's. A PKCS#11 call that has begun cannot be
+                interrupted; waiting for one can.
+
+        Returns:
+            The signature in JOSE's encoding: r‖s for ECDSA (64, 96 or 132 bytes), plain octets
+            for RSA and Ed25519.
+
+        Raises:
+            AlgorithmError: The key cannot do `algorithm`.
+            SignatureInvalidError: What the backend returned does not verify.
+            KeyChangedError: Another key signed than the one opened.
+            SignerClosedError: After `close()`.
+            BackendError: What the backend reports.
+        """
+        return self.sign_stamped(lambda: message, algorithm, timeout=timeout)[1]
+
+    async def sign_async(
+        self, message: bytes, algorithm: str | None = None, *, timeout: float | None = None
+    ) -> bytes:
+        """As `sign`, in a worker thread, so that the event loop stays free."""
+        import anyio.to_thread
+
+        return await anyio.to_thread.run_sync(
+            partial(self.sign, message, algorithm, timeout=timeout), abandon_on_cancel=True
+        )
+
+    def sign_stamped(
+        self,
+        stamp: Callable[[], bytes],
+        algorithm: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[bytes, bytes]:
+        """Sign a message that is only made once the key is free to sign it.
+
+        Args:
+            stamp: Returns the message; called after any wait for a session, so that times
+                inside the message are fresh.
+            algorithm: As for `sign`.
+            timeout: As for `sign`.
+
+        Returns:
+            The message and its signature.
+
+        Raises:
+            KeystayError: As for `sign`.
+        """
+        if self._closed:
+            raise SignerClosedError(
+                f"The signer for {self._name} is closed.",
+                hint="Open a new one, or close it later.",
+            )
+        chosen = self._algorithm if algorithm is None else self._choose(algorithm)
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        try:
+            if self._lease is None:
+                return self._sign(self._key, stamp, chosen, deadline)
+            with self._lease(deadline) as key:
+                return self._sign(key, stamp, chosen, deadline)
+        except KeystayError:
+            raise
+        except Exception as error:
+            raise unexpected(self._name, error) from error
+
+    def health(self, *, timeout: float | None = None) -> None:
+        """Return if the key could sign now; raise what is wrong otherwise. Does not sign.
+
+        Raises:
+            BackendError: What the backend reports.
+        """
+        self._key.health(Deadline.after(self._timeout if timeout is None else timeout))
+
+    def close(self) -> None:
+        """Release the key; idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._key.close()
+
+    def __enter__(self) -> Signer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        return (
+            f"<Signer {self._name} {self._kind} {self.algorithm} kid={self._kid} "
+            f"{self.custody.location}{state}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Signer is not pickled: pass the key URI and open it there")
+
+    def _choose(self, name: str | None) -> Algorithm:
+        able = ", ".join(self._algorithms)
+        if name is None:
+            if not self._algorithms:
+                raise AlgorithmError(
+                    f"The key {self._name} ({self._kind}) can sign with no JWS algorithm.",
+                    cause="The device offers no signature mechanism that fits the key.",
+                    hint="Choose another key type, or ask the vendor for the mechanism.",
+                )
+            return algorithms.get(self._algorithms[0])
+        chosen = algorithms.get(name)
+        if name not in self._algorithms:
+            raise AlgorithmError(
+                f"The key {self._name} ({self._kind}) cannot sign with {name}.",
+                hint=f"It can do {able}: configure one of these, or choose another key."
+                if able
+                else "It can do none that JWS knows: choose another key.",
+            )
+        return chosen
+
+    def _sign(
+        self, key: SigningKey, stamp: Callable[[], bytes], algorithm: Algorithm, deadline: Deadline
+    ) -> tuple[bytes, bytes]:
+        message = stamp()
+        digest = algorithm.digest(message)
+        result = key.sign(SignRequest(algorithm, message, digest, deadline))
+        return message, self._checked(result, algorithm, message, digest)
+
+    def _checked(
+        self, result: BackendSignature, algorithm: Algorithm, message: bytes, digest: bytes | None
+    ) -> bytes:
+        """The signature as JOSE has it, from the right key and good; or an error."""
+        if result.key_id != self._description.key_id:
+            raise KeyChangedError(
+                f"The key {self._name} signed as {result.key_id}, "
+                f"not as {self._description.key_id}.",
+                cause="An alias was pointed at another key, or the key was replaced.",
+                hint="Publish the new public key first, then open the signer again.",
+            )
+        value = result.value
+        try:
+            if result.encoding == "der" and algorithm.kty == "EC":
+                value = signatures.der_to_raw(value, algorithm)
+            if len(value) != (expected := algorithm.signature_size(self._bits)):
+                raise SignatureInvalidError(
+                    f"The signature has {len(value)} bytes where {expected} are due.",
+                    code="signature-malformed",
+                )
+            if self._verify_each:
+                signatures.verify(self.public_key, algorithm, message, value, digest=digest)
+            elif self._verify_first and (session := (result.session, algorithm.name)) not in (
+                self._verified
+            ):
+                signatures.verify(self.public_key, algorithm, message, value, digest=digest)
+                if len(self._verified) >= _MAX_SESSIONS_REMEMBERED:
+                    self._verified.clear()
+                self._verified.add(session)
+        except SignatureInvalidError as error:
+            raise SignatureInvalidError(
+                f"The key {self._name} returned a bad {algorithm.name} signature: {error.message}",
+                cause="The backend used another mechanism, encoding or key than it says; "
+                "or the public key beside the private key is another one's.",
+                hint="Compare the public key on the token or in the KMS with the private key's, "
+                "and the mechanism with the algorithm. The signature was not used.",
+                code=error.code,
+            ) from error
+        return value
+
+
+def _enforce(found: Custody, minimum: str, name: str) -> None:
+    # A function of its own: inside Signer.__init__ `custody` is the argument.
+    custody.enforce(found, minimum, key=name)
