@@ -1,0 +1,79 @@
+"""Loads the configuration and opens what it names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from keystay.config.environment import client_from
+from keystay.config.models import FILE_NAME, Config, HttpSettings
+from keystay.config.toml_file import read_file
+
+if TYPE_CHECKING:
+    from keystay.signer import Signer
+
+__all__ = ["load_config", "open_client_signer"]
+
+
+def load_config(
+    path: str | os.PathLike[str] | None = None, *, environ: Mapping[str, str] | None = None
+) -> Config:
+    """Load the configuration.
+
+    Args:
+        path: The file; default what KEYSTAY_CONFIG names, else `keystay.toml` in the working
+            directory if there is one.
+        environ: Default the process's environment.
+
+    Raises:
+        ConfigurationError: With file, line, key and what was expected.
+    """
+    environ = os.environ if environ is None else environ
+    named = path if path is not None else environ.get("KEYSTAY_CONFIG")
+    found = Path(named) if named else Path(FILE_NAME)
+    client = client_from(environ)
+    if not named and not found.is_file():
+        return Config(environment_client=client)
+    file = read_file(found)
+    http = _relative_to(found.parent, file.http)
+    return Config(found, file.clients, client, http, file.policy, file.backends)
+
+
+def open_client_signer(config: Config, name: str | None = None) -> Signer:
+    """Open the key of a configured client, under the configuration's policy.
+
+    Raises:
+        KeystayError: The client is not configured or its key cannot be opened.
+    """
+    from keystay.signer import open_signer
+
+    client = config.client(name)
+    return open_signer(
+        client.key,
+        algorithm=client.algorithm,
+        kid=client.kid,
+        backends=config.backends,
+        custody=config.policy.custody,
+        verify=client.verify,
+        timeout=config.http.timeout,
+        base_dir=config.base_dir,
+    )
+
+
+def _relative_to(folder: Path, http: HttpSettings) -> HttpSettings:
+    """The settings with relative paths made to start at the file's folder."""
+    paths = {
+        name: str(folder / value)
+        for name in ("ca_bundle", "client_cert", "client_key")
+        if (value := getattr(http, name)) is not None
+    }
+    references = {
+        name: f"file:{folder / value.removeprefix('file:')}"
+        for name in ("proxy_credentials", "client_key_passphrase")
+        if (value := getattr(http, name)) is not None and value.startswith("file:")
+    }
+    return msgspec.structs.replace(http, **paths, **references)

@@ -1,0 +1,157 @@
+"""The tables of keystay.toml, as types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from keystay.errors import ConfigurationError, did_you_mean
+
+__all__ = ["ClientConfig", "Config", "File", "HttpSettings", "PolicyConfig"]
+
+FILE_NAME = "keystay.toml"
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A TOML table whose keys are known."""
+
+
+class ClientConfig(_Table, frozen=True, kw_only=True):
+    """`[clients.<name>]`.
+
+    Attributes:
+        fhir_base_url: The FHIR server's base URL.
+        client_id: Issued at registration.
+        key: Key URI.
+        scope: Scopes separated by blanks.
+        algorithm: JWS algorithm; default by key type.
+        kid: Default the RFC 7638 thumbprint.
+        jwks_url: Sent as `jku`.
+        token_endpoint: Skips discovery.
+        allowed_origins: Besides the FHIR server's, for the bearer token.
+        allow_insecure_loopback: Allow plain HTTP to this machine.
+        assertion_lifetime: Seconds, at most 300.
+        verify: `always` or `first`.
+    """
+
+    fhir_base_url: str
+    client_id: str
+    key: str
+    scope: str = "system/*.rs"
+    algorithm: str | None = None
+    kid: str | None = None
+    jwks_url: str | None = None
+    token_endpoint: str | None = None
+    allowed_origins: list[str] = []
+    allow_insecure_loopback: bool = False
+    assertion_lifetime: int = 240
+    verify: Literal["always", "first"] = "always"
+
+
+class HttpSettings(_Table, frozen=True, kw_only=True):
+    """`[http]`: how to reach servers, as regulated networks need it.
+
+    Attributes:
+        ca_bundle: PEM file of the only CAs to trust; default those of `certifi`.
+        proxy: Proxy URL, without credentials; default what HTTPS_PROXY and NO_PROXY say.
+        proxy_credentials: Secret reference to `user:password`.
+        timeout: Seconds for a whole exchange: discovery, signature, token request.
+        user_agent: Default `keystay/<version>`.
+        client_cert: PEM file with a client certificate (mutual TLS), and its key unless
+            `client_key` names it.
+        client_key: PEM file with the client certificate's key.
+        client_key_passphrase: Secret reference.
+    """
+
+    ca_bundle: str | None = None
+    proxy: str | None = None
+    proxy_credentials: str | None = None
+    timeout: float = 10.0
+    user_agent: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
+    client_key_passphrase: str | None = None
+
+
+class PolicyConfig(_Table, frozen=True, kw_only=True):
+    """`[policy]`.
+
+    Attributes:
+        custody: The least custody accepted of any key.
+    """
+
+    custody: Literal["any", "out-of-process", "hardware"] = "any"
+
+
+class File(_Table, frozen=True, kw_only=True):
+    """The whole file."""
+
+    clients: dict[str, ClientConfig] = {}
+    http: HttpSettings = HttpSettings()
+    policy: PolicyConfig = PolicyConfig()
+    backends: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A loaded configuration.
+
+    Attributes:
+        path: The file, or None when there is none.
+        clients: By name.
+        environment_client: The client the environment describes, or None.
+        http: How to reach servers.
+        policy: What keys are accepted.
+        backends: Settings by URI scheme.
+    """
+
+    path: Path | None = None
+    clients: Mapping[str, ClientConfig] = field(default_factory=dict)
+    environment_client: ClientConfig | None = None
+    http: HttpSettings = field(default_factory=HttpSettings)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    backends: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    @property
+    def base_dir(self) -> Path:
+        """Where relative paths in the file start."""
+        return self.path.parent if self.path else Path()
+
+    def client(self, name: str | None = None) -> ClientConfig:
+        """A client by name; without one, the environment's or the only one in the file.
+
+        Raises:
+            ConfigurationError: There is no such client, or a choice to make.
+        """
+        known = ", ".join(sorted(self.clients)) or "none"
+        where = str(self.path) if self.path else f"no {FILE_NAME} was found"
+        if name is not None:
+            if name in self.clients:
+                return self.clients[name]
+            raise ConfigurationError(
+                f"There is no client {name!r} ({where}).",
+                hint=did_you_mean(name, sorted(self.clients))
+                if self.clients
+                else f"Add [clients.{name}] to {FILE_NAME}, or name the file with KEYSTAY_CONFIG.",
+                code="client-unknown",
+            )
+        if self.environment_client is not None:
+            return self.environment_client
+        if len(self.clients) == 1:
+            return next(iter(self.clients.values()))
+        if self.clients:
+            raise ConfigurationError(
+                f"{where} describes several clients and none was named.",
+                hint=f"Name one: {known}.",
+                code="client-not-named",
+            )
+        raise ConfigurationError(
+            f"No client is configured ({where}).",
+            hint=f"Write [clients.NAME] into {FILE_NAME}, or set KEYSTAY_FHIR_BASE_URL, "
+            "KEYSTAY_CLIENT_ID and KEYSTAY_KEY.",
+            code="client-missing",
+        )

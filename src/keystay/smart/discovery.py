@@ -1,0 +1,137 @@
+"""Discovery: what a FHIR server says of its authorization server (SMART App Launch 2.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urljoin
+
+from keystay.errors import DiscoveryError
+from keystay.smart.messages import HttpRequest, HttpResponse
+from keystay.smart.urls import require_secure
+
+__all__ = ["SmartConfiguration", "discovery_flow"]
+
+_PATH = "/.well-known/smart-configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class SmartConfiguration:
+    """A server's SMART configuration.
+
+    Attributes:
+        fhir_base_url: Whose it is.
+        token_endpoint: Absolute; HTTPS, or loopback where allowed.
+        registration_endpoint: Absolute, or None.
+        signing_algorithms: `token_endpoint_auth_signing_alg_values_supported`, possibly empty.
+        capabilities: As advertised.
+        scopes_supported: As advertised; never exhaustive.
+        document: The whole document.
+        warnings: What the server ought to advertise and does not. Servers are known to forget.
+    """
+
+    fhir_base_url: str
+    token_endpoint: str
+    registration_endpoint: str | None = None
+    signing_algorithms: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    scopes_supported: tuple[str, ...] = ()
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    warnings: tuple[str, ...] = ()
+
+
+def discovery_flow(
+    fhir_base_url: str, *, allow_insecure_loopback: bool = False
+) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
+    """Ask `{fhir_base_url}/.well-known/smart-configuration`.
+
+    Args:
+        fhir_base_url: The FHIR server's base URL.
+        allow_insecure_loopback: Allow plain HTTP to this machine, for the endpoints too.
+
+    Raises:
+        DiscoveryError: There is no such document, or no usable token endpoint in it.
+        ConfigurationError: `fhir_base_url` is not a secure URL.
+    """
+    base = require_secure(
+        fhir_base_url, "The FHIR base URL", allow_insecure_loopback=allow_insecure_loopback
+    ).rstrip("/")
+    url = base + _PATH
+    response = yield HttpRequest("GET", url, "discovery", {"Accept": "application/json"})
+    if response.status != 200:
+        raise _no_document(url, response)
+    document = response.json_object()
+    if document is None:
+        raise DiscoveryError(
+            f"The SMART configuration at {url} is not a JSON object.",
+            cause="A login page or a proxy answered instead of the FHIR server.",
+            hint="Open the URL with curl and compare; set token_endpoint to go without discovery.",
+        )
+    endpoint = document.get("token_endpoint")
+    if not isinstance(endpoint, str) or not endpoint:
+        raise DiscoveryError(
+            f"The SMART configuration at {url} names no token_endpoint.",
+            cause="The server does not support SMART authorization, or is misconfigured.",
+            hint="Ask the vendor for the token URL and set token_endpoint.",
+        )
+    registration = document.get("registration_endpoint")
+    return SmartConfiguration(
+        fhir_base_url=base,
+        token_endpoint=_endpoint(
+            base, endpoint, "The discovered token endpoint", allow_insecure_loopback
+        ),
+        registration_endpoint=_endpoint(
+            base, registration, "The discovered registration endpoint", allow_insecure_loopback
+        )
+        if isinstance(registration, str) and registration
+        else None,
+        signing_algorithms=_strings(document, "token_endpoint_auth_signing_alg_values_supported"),
+        capabilities=_strings(document, "capabilities"),
+        scopes_supported=_strings(document, "scopes_supported"),
+        document=document,
+        warnings=tuple(_warnings(document)),
+    )
+
+
+def _endpoint(base: str, url: str, what: str, allow_insecure_loopback: bool) -> str:
+    # Relative URLs are relative to the FHIR base.
+    return require_secure(
+        urljoin(base + "/", url),
+        what,
+        allow_insecure_loopback=allow_insecure_loopback,
+        error=DiscoveryError,
+    )
+
+
+def _no_document(url: str, response: HttpResponse) -> DiscoveryError:
+    if 300 <= response.status < 400:
+        return DiscoveryError(
+            f"Discovery at {url} was redirected (HTTP {response.status}).",
+            cause="The FHIR base URL is not the server's own.",
+            hint="Use the base URL the vendor documents; redirects are not followed.",
+            code="discovery-redirect",
+        )
+    return DiscoveryError(
+        f"Discovery at {url} failed with HTTP {response.status}.",
+        cause="The FHIR base URL is wrong, or the server does not publish a SMART configuration."
+        if response.status < 500
+        else "The server has a problem.",
+        hint="Check fhir_base_url; set token_endpoint to go without discovery.",
+    )
+
+
+def _strings(document: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    values = document.get(name)
+    return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
+
+
+def _warnings(document: Mapping[str, Any]) -> Generator[str, None, None]:
+    if "client-confidential-asymmetric" not in _strings(document, "capabilities"):
+        yield "the capability client-confidential-asymmetric is not advertised"
+    methods = _strings(document, "token_endpoint_auth_methods_supported")
+    if methods and "private_key_jwt" not in methods:
+        yield "token_endpoint_auth_methods_supported lacks private_key_jwt"
+    grants = _strings(document, "grant_types_supported")
+    if grants and "client_credentials" not in grants:
+        yield "grant_types_supported lacks client_credentials"

@@ -1,0 +1,1 @@
+"""From an assertion to an access token that stays fresh."""

@@ -1,0 +1,94 @@
+"""The access token, which never shows itself."""
+
+from __future__ import annotations
+
+import time
+from typing import NoReturn
+
+from keystay.smart.scopes import missing_scopes
+
+__all__ = ["AccessToken"]
+
+# Renewal begins in the last fifth of a token's life, at most a minute before its end.
+_RENEWAL_SHARE = 0.2
+_RENEWAL_SECONDS = 60.0
+
+
+class AccessToken:
+    """A bearer token.
+
+    `repr()` and `str()` leave out the token itself; it cannot be pickled.
+
+    Args:
+        value: The token.
+        expires_in: Seconds it lives, counted from `requested_at`.
+        scope: What was granted.
+        requested_scope: What was asked for.
+        requested_at: `time.monotonic()` from before the request was sent, so that time spent
+            on the way is never added to the token's life.
+        token_type: `Bearer`.
+    """
+
+    __slots__ = (
+        "_ends",
+        "authorization",
+        "expires_at",
+        "lifetime",
+        "renew_at",
+        "requested_scope",
+        "scope",
+        "token_type",
+        "value",
+    )
+
+    def __init__(
+        self,
+        value: str,
+        *,
+        expires_in: float,
+        scope: str,
+        requested_scope: str,
+        requested_at: float,
+        token_type: str = "Bearer",  # noqa: S107
+    ) -> None:
+        self.value = value
+        """The token; a credential."""
+        self.token_type = token_type
+        """`Bearer`."""
+        self.lifetime = float(expires_in)
+        """Seconds from request to expiry."""
+        self._ends = requested_at + self.lifetime
+        self.expires_at = time.time() + self._ends - time.monotonic()
+        """When it expires, as Unix time in seconds."""
+        self.renew_at = self._ends - min(_RENEWAL_SHARE * self.lifetime, _RENEWAL_SECONDS)
+        """`time.monotonic()` from which a client renews it."""
+        self.scope = scope
+        """The scope granted."""
+        self.requested_scope = requested_scope
+        """The scope asked for; compare, servers may grant less."""
+        self.authorization = f"{token_type} {value}"
+        """The value of an Authorization header."""
+
+    @property
+    def expired(self) -> bool:
+        """Whether its life is over, by the monotonic clock."""
+        return time.monotonic() >= self._ends
+
+    @property
+    def expires_in(self) -> float:
+        """Seconds left; 0.0 once expired."""
+        return max(0.0, self._ends - time.monotonic())
+
+    @property
+    def missing_scopes(self) -> tuple[str, ...]:
+        """Requested scopes that were not granted to the letter."""
+        return missing_scopes(self.requested_scope, self.scope)
+
+    def __repr__(self) -> str:
+        return (
+            f"<AccessToken {self.token_type} *** scope={self.scope!r} "
+            f"expires_in={self.expires_in:.0f}>"
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AccessToken is not pickled: hand over .value knowingly, or ask anew")

@@ -1,0 +1,206 @@
+"""The token exchange without input or output: discovery, assertion, request, response.
+
+One generator serves the synchronous and the asynchronous client. It yields what it needs (an
+`HttpRequest` to send, a `BuildAssertion` to sign) and returns the token.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
+from keystay.smart.discovery import SmartConfiguration, discovery_flow
+from keystay.smart.messages import HttpRequest, HttpResponse
+from keystay.tokens.access_token import AccessToken
+from keystay.tokens.refusal import refusal
+
+if TYPE_CHECKING:
+    from keystay.assertion import ClientAssertion
+
+__all__ = ["Action", "BuildAssertion", "Endpoint", "token_flow"]
+
+logger = logging.getLogger("keystay.tokens")
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+# What may stand in a header (RFC 6750 §2.1 allows less, servers send more).
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
+_MAX_LIFETIME = 10 * 365 * 86400
+
+
+@dataclass(frozen=True, slots=True)
+class BuildAssertion:
+    """Asks the shell for a fresh assertion."""
+
+    assertion: ClientAssertion
+    audience: str
+
+
+Action = HttpRequest | BuildAssertion
+
+
+class Endpoint:
+    """Where tokens are asked for: configured, or discovered and kept for a while.
+
+    Args:
+        fhir_base_url: The FHIR server's base URL.
+        token_endpoint: Skips discovery when given.
+        allow_insecure_loopback: Allow plain HTTP to this machine.
+        lifetime: Seconds a discovered configuration is kept.
+    """
+
+    def __init__(
+        self,
+        fhir_base_url: str,
+        token_endpoint: str | None,
+        *,
+        allow_insecure_loopback: bool,
+        lifetime: float = 3600.0,
+    ) -> None:
+        self._base, self._configured = fhir_base_url, token_endpoint
+        self._insecure, self._lifetime = allow_insecure_loopback, lifetime
+        self._kept: tuple[float, SmartConfiguration] | None = None
+
+    def url(self, assertion: ClientAssertion) -> Generator[HttpRequest, HttpResponse, str]:
+        """The token endpoint, after checking that the server knows the assertion's algorithm."""
+        if self._configured is not None:
+            return self._configured
+        configuration = yield from self.configuration()
+        _check_algorithm(configuration, assertion)
+        return configuration.token_endpoint
+
+    def configuration(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
+        """The SMART configuration, asked for anew once its lifetime is over."""
+        kept = self._kept
+        if kept is not None and time.monotonic() < kept[0]:
+            return kept[1]
+        found = yield from discovery_flow(self._base, allow_insecure_loopback=self._insecure)
+        for warning in found.warnings:
+            logger.warning("SMART configuration of %s: %s", self._base, warning)
+        self._kept = (time.monotonic() + self._lifetime, found)
+        return found
+
+    def forget(self) -> None:
+        """Discover again next time."""
+        self._kept = None
+
+
+def token_flow(
+    endpoint: Endpoint, assertion: ClientAssertion, scope: str
+) -> Generator[Action, Any, AccessToken]:
+    """Ask for one token.
+
+    Args:
+        endpoint: Where.
+        assertion: Builds the client assertion; signed only after discovery has succeeded.
+        scope: Normalised scopes.
+
+    Raises:
+        TokenRefusedError: The server refused.
+        TokenResponseError: It granted in a form that cannot be used.
+        DiscoveryError, AlgorithmError, NetworkError: Before it came to that.
+    """
+    url = yield from endpoint.url(assertion)
+    jwt: str = yield BuildAssertion(assertion, url)
+    requested_at = time.monotonic()
+    body = urlencode(
+        {
+            "grant_type": "client_credentials",
+            "scope": scope,
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": jwt,
+        }
+    ).encode("ascii")
+    headers = {
+        "Accept": "application/json",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    response: HttpResponse = yield HttpRequest("POST", url, "the token request", headers, body)
+    if 300 <= response.status < 400:
+        raise NetworkError(
+            f"The token endpoint {url} redirects (HTTP {response.status}).",
+            status=response.status,
+            cause="token_endpoint is not the server's own URL, or a proxy wants a login.",
+            hint="Use the URL the vendor documents. An assertion is never sent on to another URL.",
+            code="token-redirect",
+        )
+    document = response.json_object()
+    if response.status not in (200, 201) or (document is not None and "error" in document):
+        if response.status in (404, 410):
+            endpoint.forget()
+        raise refusal(response, assertion, url)
+    if document is None:
+        raise _unusable(response, url, "it is not a JSON object")
+    return _granted(document, response, url, scope, requested_at)
+
+
+def _granted(
+    document: dict[str, Any], response: HttpResponse, url: str, requested: str, at: float
+) -> AccessToken:
+    value = document.get("access_token")
+    if not isinstance(value, str) or not _HEADER_SAFE.match(value):
+        raise _unusable(response, url, "access_token is missing or not one printable word")
+    kind = document.get("token_type")
+    if not isinstance(kind, str) or kind.lower() != "bearer":
+        raise _unusable(response, url, "token_type is not bearer")
+    lifetime = _seconds(document.get("expires_in"))
+    if lifetime is None:
+        raise _unusable(response, url, "expires_in is missing or not a positive number of seconds")
+    scope = document.get("scope")
+    if not isinstance(scope, str):
+        logger.warning("%s sent no scope; taking it as granted as requested", url)
+        scope = requested
+    token = AccessToken(
+        value,
+        expires_in=lifetime,
+        scope=" ".join(scope.split()),
+        requested_scope=requested,
+        requested_at=at,
+    )
+    if token.missing_scopes:
+        logger.warning(
+            "%s granted scope %r where %r was requested", url, token.scope, token.requested_scope
+        )
+    return token
+
+
+def _seconds(value: object) -> float | None:
+    """`expires_in`; some servers send it as a string."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,12}(?:\.[0-9]+)?", value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value <= _MAX_LIFETIME else None
+
+
+def _unusable(response: HttpResponse, url: str, why: str) -> TokenResponseError:
+    return TokenResponseError(
+        f"The token response of {url} cannot be used: {why}.",
+        status=response.status,
+        cause="The server departs from SMART App Launch 2.2 (access_token, token_type, "
+        "expires_in and scope are required), or something else answered.",
+        hint="Check token_endpoint; report it to the server's vendor.",
+    )
+
+
+def _check_algorithm(configuration: SmartConfiguration, assertion: ClientAssertion) -> None:
+    advertised = configuration.signing_algorithms
+    signer = assertion.signer
+    if not advertised or signer.algorithm in advertised:
+        return
+    common = [name for name in signer.algorithms if name in advertised]
+    raise AlgorithmError(
+        f"{configuration.fhir_base_url} advertises {', '.join(advertised)} for client assertions, "
+        f"not {signer.algorithm}.",
+        cause=f"The key is {signer.key_type}; it could do {', '.join(signer.algorithms)}.",
+        hint=f'Set algorithm = "{common[0]}".'
+        if common
+        else "Register a key of another type. If the server advertises wrongly, set "
+        "token_endpoint: that skips discovery.",
+        code="algorithm-not-advertised",
+    )
