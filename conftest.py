@@ -1,0 +1,3 @@
+"""What every test here may use, the plugins' tests included."""
+
+pytest_plugins = ["tests.support.secrets_watch", "tests.support.fixtures"]
