@@ -1,0 +1,1 @@
+"""What keystay costs, against the raw device and against other libraries, as ratios of one run."""
