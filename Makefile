@@ -1,0 +1,77 @@
+# `make demo` and `make test` work on a fresh Debian or Ubuntu with Python 3.11 or newer, make and
+# git: each installs what it needs first, once. `make help` lists the rest. Another Python than
+# python3: `make PYTHON=python3.13 test` (.venv is made anew with it).
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+BIN := .venv/bin
+# For tests: `keystay`, `node` and `uv` are those of .venv, whatever else the machine has.
+IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## the main job, whole, on this machine: a key in SoftHSM signs, a Patient comes back
+	@tools/setup softhsm runtime
+	@$(BIN)/keystay demo
+
+.PHONY: test
+test: setup-dev ## every test (ARGS="-k name" for some)
+	$(IN_VENV) python -m pytest $(ARGS)
+
+.PHONY: setup
+setup: ## .venv with keystay and its plugins
+	@tools/setup runtime
+
+.PHONY: setup-dev
+setup-dev: ## the same, and all that tests and checks need
+	@tools/setup system runtime dev servers
+
+.PHONY: check
+check: ## format, lint, types, layers, shell scripts
+	@tools/setup runtime dev benchmarks linters
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy src plugins tests $(wildcard benchmarks/*.py examples/*.py)
+	$(BIN)/lint-imports
+	shellcheck .ci/run tools/lock tools/setup
+
+.PHONY: fmt
+fmt: ## format, and fix what ruff can fix
+	@tools/setup runtime dev
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+.PHONY: coverage
+coverage: setup-dev ## the tests again, with a report of the lines they did not reach
+	$(BIN)/coverage erase
+	$(IN_VENV) coverage run -m pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: docs
+docs: ## build the documentation into site/; a warning is an error
+	@tools/setup runtime dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.PHONY: bench
+bench: ## measure against the raw device and other libraries
+	@tools/setup system runtime dev benchmarks
+	$(IN_VENV) python -m benchmarks $(ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: ## the same, short: does it run
+	@tools/setup system runtime dev benchmarks
+	$(IN_VENV) python -m benchmarks --smoke
+
+.PHONY: lock
+lock: ## write the lock files of Python and npm packages anew (ARGS=--upgrade)
+	@tools/setup runtime dev
+	tools/lock $(ARGS)
+
+.PHONY: clean
+clean: ## remove what was built; the next target installs again
+	rm -rf .venv site dist build .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache \
+		.import_linter_cache tests/servers/node_modules
