@@ -1,3 +1,7 @@
 """What every test here may use, the plugins' tests included."""
 
-pytest_plugins = ["tests.support.secrets_watch", "tests.support.fixtures"]
+pytest_plugins = [
+    "tests.support.secrets_watch",
+    "tests.support.fixtures",
+    "tests.support.token_clients",
+]

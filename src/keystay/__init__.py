@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keystay import errors as errors
     from keystay import signatures as signatures
     from keystay.assertion import ClientAssertion as ClientAssertion
     from keystay.backends.hookspecs import hookimpl as hookimpl
@@ -48,15 +49,17 @@ _HOMES = {
 __all__ = sorted(_HOMES)  # noqa: PLE0605
 
 
-def __getattr__(name: str) -> Any:
-    try:
-        home = _HOMES[name]
-    except KeyError:
-        raise AttributeError(f"module 'keystay' has no attribute {name!r}") from None
-    module = import_module(home)
-    value = module if home == f"keystay.{name}" else getattr(module, name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # a type checker that saw it would take any misspelt name for Any
+
+    def __getattr__(name: str) -> Any:
+        try:
+            home = _HOMES[name]
+        except KeyError:
+            raise AttributeError(f"module 'keystay' has no attribute {name!r}") from None
+        module = import_module(home)
+        value = module if home == f"keystay.{name}" else getattr(module, name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

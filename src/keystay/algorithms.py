@@ -48,7 +48,8 @@ class Algorithm:
 
     def digest(self, message: bytes) -> bytes | None:
         """Hash `message`, or None where the scheme signs the message itself."""
-        return hashlib.new(self.hash_name, message).digest() if self.hash_name else None
+        # Not hashlib.new(): looking the constructor up by attribute takes half the time.
+        return getattr(hashlib, self.hash_name)(message).digest() if self.hash_name else None
 
     def signature_size(self, key_bits: int) -> int:
         """Bytes of a JOSE signature by a key of `key_bits` (the modulus; ignored for EC, OKP)."""
@@ -110,7 +111,7 @@ def for_key(kty: str, curve: str | None) -> tuple[str, ...]:
     names = tuple(a.name for a in ALGORITHMS.values() if a.kty == kty and a.curve == curve)
     if not names:
         raise KeyUnusableError(
-            f"A key on the curve {curve or kty} cannot sign assertions.",
+            f"A key of type {curve or kty} cannot sign assertions.",
             cause="JWS knows P-256, P-384, P-521 and Ed25519 (RFC 7518, RFC 8037).",
             hint="Use a P-384 or RSA-3072 key: SMART servers know ES384 or RS384.",
             code="key-curve-unsupported",

@@ -46,7 +46,8 @@ class ClientAssertion:
         lifetime: Seconds from stamping to `exp`; 1 to 300.
         jku: URL of the registered JWK Set, sent in the header when given. It must equal what
             was registered.
-        issued_at: Whether to send `iat`, 10 s in the past. `nbf` is never sent.
+        issued_at: Whether to send `iat`, 10 s in the past (less when `exp` would be more than
+            300 s after it: Epic refuses that). `nbf` is never sent.
         extra_headers: Further header members; those keystay sets are refused.
         extra_claims: Further claims; those keystay sets are refused.
 
@@ -83,6 +84,7 @@ class ClientAssertion:
         self.signer = signer
         self._lifetime = lifetime
         self._issued_at = issued_at
+        self._backdated = min(_IAT_BACKDATED, MAX_LIFETIME - lifetime)
         header = {"alg": signer.algorithm, "typ": "JWT", "kid": signer.kid}
         if jku is not None:
             header["jku"] = jku
@@ -127,14 +129,16 @@ class ClientAssertion:
         now = int(time.time())
         moment = b"%d" % (now + self._lifetime)
         if self._issued_at:
-            moment += b',"iat":%d' % (now - _IAT_BACKDATED)
+            moment += b',"iat":%d' % (now - self._backdated)
         # 24 random bytes: 192 bits as 32 characters.
         jti = b2a_base64(os.urandom(24), newline=False).translate(_URL_SAFE)
         return self._header + _encode(template[1] + moment + b',"jti":"' + jti + b'"}')
 
     def _render(self, audience: str) -> bytes:
-        if not audience:
-            raise ConfigurationError("The audience is empty.", hint="It is the token endpoint.")
+        if not isinstance(audience, str) or not audience:
+            raise ConfigurationError(
+                "The audience is not a URL.", hint="It is the token endpoint's, as one string."
+            )
         claims = {"iss": self.client_id, "sub": self.client_id, "aud": audience, **self._claims}
         return _json(claims)[:-1] + b',"exp":'
 
@@ -146,12 +150,15 @@ def decode_unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
         ConfigurationError: It is not a compact JWS.
     """
     try:
+        first, second, _ = assertion.split(".")
         header, claims = (
             json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
-            for part in assertion.split(".")[:2]
+            for part in (first, second)
         )
-    except ValueError:
-        raise ConfigurationError("This is not a compact JWS.") from None
+    except (ValueError, RecursionError):
+        header = claims = None
+    if not isinstance(header, dict) or not isinstance(claims, dict):
+        raise ConfigurationError("This is not a compact JWS.")
     return header, claims
 
 
@@ -161,7 +168,9 @@ def _encode(data: bytes) -> bytes:
 
 def _json(value: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        return json.dumps(
+            value, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
             "An extra header member or claim cannot be written as JSON.",

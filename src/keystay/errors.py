@@ -101,10 +101,11 @@ class KeystayError(Exception):
         hint: str | None = None,
         code: str | None = None,
     ) -> None:
+        message = _printable(message)
         super().__init__(message)
         self.message = message
-        self.cause = cause
-        self.hint = hint
+        self.cause = _printable(cause) if cause else None
+        self.hint = _printable(hint) if hint else None
         if code is not None:
             self.code = code
 
@@ -115,6 +116,11 @@ class KeystayError(Exception):
         if self.hint:
             parts.append(f"Remedy: {self.hint}")
         return "\n".join(parts)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Subclasses need keywords to be made, which Exception's own way does not know; an error
+        # that cannot be unpickled breaks the process pool it comes out of.
+        return _restore, (type(self), self.args, self.__dict__)
 
     def to_dict(self) -> dict[str, object]:
         """The error as plain data, for `--json` and for logs; absent parts are left out."""
@@ -380,6 +386,23 @@ class TokenResponseError(TokenError):
 
     code = "token-response-invalid"
     exit_code = 4
+
+
+def _printable(text: str) -> str:
+    """What a server or a file wrote must not steer the reader's terminal."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def _restore(
+    kind: type[KeystayError], args: tuple[object, ...], state: dict[str, object]
+) -> KeystayError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

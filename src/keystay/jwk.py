@@ -23,7 +23,7 @@ _CURVES = {"secp256r1": ("P-256", 32), "secp384r1": ("P-384", 48), "secp521r1": 
 # RFC 7638 §3.2 and RFC 8037 §2: what identifies a key, in lexicographic order.
 _IDENTITY = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}
 _PRIVATE = frozenset(("d", "p", "q", "dp", "dq", "qi", "oth", "k"))
-_BASE64URL = re.compile(r"[A-Za-z0-9_-]*\Z")
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class PublicSigner(Protocol):
@@ -123,25 +123,25 @@ def public_key_from_jwk(jwk: Mapping[str, Any]) -> PublicKeyTypes:
 
     refuse_private(jwk)
     curves = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1(), "P-521": ec.SECP521R1()}
-    kty = jwk.get("kty")
+    kty, crv = jwk.get("kty"), jwk.get("crv")
     key: PublicKeyTypes
     try:
         if kty == "RSA":
             key = rsa.RSAPublicNumbers(
                 int.from_bytes(_member(jwk, "e"), "big"), int.from_bytes(_member(jwk, "n"), "big")
             ).public_key()
-        elif kty == "EC" and jwk.get("crv") in curves:
-            curve = curves[jwk["crv"]]
+        elif kty == "EC" and isinstance(crv, str) and crv in curves:
+            curve = curves[crv]
             size = (curve.key_size + 7) // 8
             x, y = _member(jwk, "x"), _member(jwk, "y")
             if (len(x), len(y)) != (size, size):
-                raise JWKError(f"x and y of a {jwk['crv']} key have {size} bytes each.")
+                raise JWKError(f"x and y of a {crv} key have {size} bytes each.")
             key = ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + x + y)
-        elif kty == "OKP" and jwk.get("crv") == "Ed25519":
+        elif kty == "OKP" and crv == "Ed25519":
             key = ed25519.Ed25519PublicKey.from_public_bytes(_member(jwk, "x"))
         else:
             raise JWKError(
-                f"A JWK with kty {kty!r} and crv {jwk.get('crv')!r} is not a signature key.",
+                f"A JWK with kty {kty!r} and crv {crv!r} is not a signature key.",
                 hint="Use RSA, EC on P-256, P-384 or P-521, or OKP on Ed25519.",
             )
     except ValueError as error:
@@ -156,10 +156,15 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     Raises:
         JWKError: The key type is unknown or an identifying member is missing.
     """
-    try:
-        identity = {name: jwk[name] for name in _IDENTITY[jwk["kty"]]}
-    except KeyError as error:
-        raise JWKError(f"The JWK has no usable {error.args[0]!r}.") from None
+    kty = jwk.get("kty")
+    if not isinstance(kty, str) or kty not in _IDENTITY:
+        raise JWKError(
+            f"A JWK with kty {kty!r} is not a signature key.", hint="Use RSA, EC or OKP."
+        )
+    identity = {name: jwk.get(name) for name in _IDENTITY[kty]}
+    for name, value in identity.items():
+        if not isinstance(value, str) or not _BASE64URL.match(value):
+            raise JWKError(f"The JWK member {name!r} is missing or malformed.")
     canonical = json.dumps(identity, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
     return _encode(hashlib.sha256(canonical.encode()).digest())
 
@@ -216,11 +221,12 @@ class JWKSet:
         """Parse a published set.
 
         Raises:
-            JWKError: It is not a JSON object with a list called `keys`, or a key is unusable.
+            JWKError: It is not a JSON object with a list called `keys`, or not a set as
+                `JWKSet` wants it.
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise JWKError("The JWK Set is not JSON.") from error
         keys = document.get("keys") if isinstance(document, dict) else None
         if not isinstance(keys, list) or not all(isinstance(key, dict) for key in keys):
@@ -253,7 +259,7 @@ def _encode_integer(number: int) -> str:
 def _member(jwk: Mapping[str, Any], name: str) -> bytes:
     """A base64url member, without padding (RFC 7515 §2)."""
     value = jwk.get(name)
-    if not isinstance(value, str) or not _BASE64URL.match(value) or not value:
+    if not isinstance(value, str) or not _BASE64URL.match(value):
         raise JWKError(f"The JWK member {name!r} is missing or not base64url.")
     try:
         return base64.urlsafe_b64decode(value + "=" * (-len(value) % 4))

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NoReturn
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from keystay.errors import KeyURIError, did_you_mean
 
@@ -39,9 +39,11 @@ _PKCS11_ATTRIBUTES = (
 
 # Names whose value is the secret itself. A `…-source` only refers to one.
 _SECRET_NAMES = re.compile(
-    r"(?i)(?:^|[-_])(?:pin|passphrase|password|passwd|pass|secret|credential|token-value)"
-    r"(?:[-_]?value)?$|^pin-value$"
+    r"(?i)(?:^|[-_])(?:pin|passphrase|password|passwd|pass|secret|credential|token-value"
+    r"|(?:access|api|private)[-_]?key|session[-_]token)(?:[-_]?value)?$"
 )
+_PAIR = re.compile(r"(?:^|[?&;:])(?P<name>[^?&;:=]*)=(?P<value>[^?&;]*)")
+_REFERENCE = re.compile(r"(?:file|env|keyring|prompt):")
 _REDACTED = "***"
 
 
@@ -138,7 +140,9 @@ def parse(text: str) -> KeyURI:
     if not isinstance(text, str) or not text:
         raise KeyURIError("The key URI is empty.", hint=_EXAMPLES)
     if len(text) > _MAX_LENGTH:
-        raise KeyURIError(f"The key URI has {len(text)} characters, more than {_MAX_LENGTH}.")
+        raise KeyURIError(
+            f"The key URI has {len(text)} characters, more than {_MAX_LENGTH}.", hint=_EXAMPLES
+        )
     scheme, colon, rest = text.partition(":")
     if not colon or not _SCHEME.match(scheme):
         raise KeyURIError(
@@ -161,11 +165,12 @@ def parse(text: str) -> KeyURI:
             code="key-uri-secret",
         )
     scheme = scheme.lower()
+    _refuse_secrets(text)
     if bad := _FORBIDDEN.search(text):
         raise KeyURIError(
             "The key URI holds a character that must be percent-encoded.",
             position=bad.start(),
-            hint=f"Write {quote(bad[0], safe='')} instead.",
+            hint=f"Write {quote(bad[0], safe='', errors='surrogatepass')} instead.",
         )
     if "#" in rest:
         raise KeyURIError(
@@ -180,7 +185,11 @@ def parse(text: str) -> KeyURI:
         for name, value, position in _pairs(query_text, "&", query_start, positions)
     }
     if mark and not query_text:
-        raise KeyURIError("Nothing follows the question mark.", position=query_start - 1)
+        raise KeyURIError(
+            "Nothing follows the question mark.",
+            position=query_start - 1,
+            hint="Leave it out, or write name=value after it.",
+        )
     path, attributes = "", {}
     if scheme == "pkcs11":
         attributes = {n: _decode(v, p) for n, v, p in _pairs(body, ";", start, positions)}
@@ -201,13 +210,14 @@ def parse(text: str) -> KeyURI:
 
 def redact(text: str) -> str:
     """`text` with every value that may be a secret replaced by `***`."""
-    text = re.sub(r"(//)[^/?&;@]*@", rf"\1{_REDACTED}@", text)
-
-    def hide(match: re.Match[str]) -> str:
-        secret = _SECRET_NAMES.search(match["name"])
-        return f"{match['sep']}{match['name']}={_REDACTED}" if secret else match[0]
-
-    return re.sub(r"(?P<sep>[?&;:])(?P<name>[A-Za-z0-9_-]+)=[^&;?]*", hide, text)
+    text = re.sub(r"(//)[^/?]*@", rf"\1{_REDACTED}@", text)
+    for pair in _PAIR.finditer(text):
+        name, value = unquote(pair["name"]), unquote(pair["value"])
+        misplaced = name.lower().endswith("-source") and not _REFERENCE.match(value)
+        if misplaced or _SECRET_NAMES.search(name):
+            # Where the secret ends nobody can tell: it may hold any separator.
+            return text[: pair.start("value")] + _REDACTED
+    return text
 
 
 def encode_id(key_id: bytes) -> str:
@@ -216,6 +226,21 @@ def encode_id(key_id: bytes) -> str:
 
 
 _EXAMPLES = "Examples: file:client.pem, pkcs11:token=prod;object=epic, awskms:///alias/epic."
+
+
+def _refuse_secrets(text: str) -> None:
+    """First of all checks, so that no other fault quotes a part of a secret."""
+    for pair in _PAIR.finditer(text):
+        if _SECRET_NAMES.search(unquote(pair["name"])):
+            raise KeyURIError(
+                f"{unquote(pair['name'])} would put a secret into the key URI.",
+                position=pair.start("name"),
+                cause="URIs end up in configuration files, process lists and logs.",
+                hint="Refer to the secret instead: pin-source=file:/run/secrets/pin, "
+                "pin-source=env:HSM_PIN or pin-source=prompt: "
+                "(passphrase-source=… for a PEM file).",
+                code="key-uri-secret",
+            )
 
 
 def _pairs(
@@ -236,17 +261,7 @@ def _pairs(
                 else f"Pairs are separated by {separator!r}; percent-encode it inside a value.",
             )
         if name in positions:
-            raise KeyURIError(f"{name} is given twice.", position=position)
-        if _SECRET_NAMES.search(name):
-            raise KeyURIError(
-                f"{name} would put a secret into the key URI.",
-                position=position,
-                cause="URIs end up in configuration files, process lists and logs.",
-                hint="Refer to the secret instead: pin-source=file:/run/secrets/pin, "
-                "pin-source=env:HSM_PIN or pin-source=prompt: "
-                "(passphrase-source=… for a PEM file).",
-                code="key-uri-secret",
-            )
+            raise KeyURIError(f"{name} is given twice.", position=position, hint="Leave one out.")
         positions[name] = position
         yield name, value, position + len(name) + 1
         position += len(item) + 1
@@ -269,9 +284,13 @@ def _text(value: str, start: int) -> str:
     try:
         text = _decode(value, start).decode()
     except UnicodeDecodeError:
-        raise KeyURIError("This value is not UTF-8 text.", position=start) from None
+        raise KeyURIError(
+            "This value is not UTF-8 text.", position=start, hint="Percent-encode its UTF-8 bytes."
+        ) from None
     if "\0" in text:
-        raise KeyURIError("This value holds a null character.", position=start)
+        raise KeyURIError(
+            "This value holds a null character.", position=start, hint="Leave out the %00."
+        )
     return text
 
 
@@ -291,10 +310,11 @@ def _path(scheme: str, body: str, start: int) -> str:
                 position=start + 2,
                 hint="Write file:relative.pem or file:///absolute/path.pem.",
             )
-        body = slash + path
+        body, start = slash + path, start + 2 + len(host)
     elif body.startswith("//"):
         # awskms:///alias/x and gcpkms://projects/x: one path, whatever stands as authority.
-        body, start = body[2:].removeprefix("/"), start + 2
+        stripped = body[2:].removeprefix("/")
+        body, start = stripped, start + len(body) - len(stripped)
     if not body:
         raise KeyURIError(f"The {scheme}: URI names no key.", position=start, hint=_EXAMPLES)
     return _text(body, start)
@@ -312,5 +332,9 @@ def _check_pkcs11(uri: KeyURI) -> None:
     if kind not in (None, "private"):
         uri.fault("type", f"type is {kind!r}.", hint="Only private keys sign: leave it out.")
     slot = uri.attribute("slot-id")
-    if slot is not None and not slot.isdecimal():
-        uri.fault("slot-id", f"slot-id is {slot!r}, not a number.")
+    if slot is not None and not (slot.isascii() and slot.isdecimal()):
+        uri.fault(
+            "slot-id",
+            f"slot-id is {slot!r}, not a number.",
+            hint="Better select the token by its label: token=prod. Slot numbers change.",
+        )

@@ -30,6 +30,9 @@ _DIGEST_INFO_PREFIX = {
 
 _SEQUENCE, _INTEGER = 0x30, 0x02
 
+# JWK's curve by the name `cryptography` gives it. Size alone would let secp256k1 pass for P-256.
+_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
 
 def der_to_raw(der: bytes, algorithm: str | Algorithm) -> bytes:
     """Turn an ASN.1 DER `Ecdsa-Sig-Value` into JOSE's fixed-width r‖s.
@@ -136,7 +139,7 @@ def verify(
         if algorithm.kty == "EC":
             if not isinstance(public_key, ec.EllipticCurvePublicKey):
                 raise _wrong_family(algorithm, "this key is not an elliptic-curve key")
-            if (public_key.key_size + 7) // 8 != algorithm.coordinate_size:
+            if _CURVES.get(public_key.curve.name) != algorithm.curve:
                 raise _wrong_family(algorithm, f"this key is on {public_key.curve.name}")
             public_key.verify(raw_to_der(signature, algorithm), data, ec.ECDSA(hashed))
             return

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 from keystay import algorithms, custody, jwk, key_uri, signatures
 from keystay.backends.port import (
@@ -47,6 +48,8 @@ DEFAULT_TIMEOUT = 10.0
 """Seconds that opening a key, or one signature, may take."""
 
 Verify = Literal["always", "first"]
+
+T = TypeVar("T")
 
 _MAX_SESSIONS_REMEMBERED = 1024
 
@@ -105,7 +108,8 @@ def open_signer(
             name=str(parsed),
         )
     except BaseException:
-        key.close()
+        with suppress(Exception):  # what went wrong first is what to report
+            key.close()
         raise
 
 
@@ -144,7 +148,8 @@ class Signer:
             )
         self._key = key
         self._lease = key.lease if isinstance(key, LeasesKey) else None
-        self._description = description = key.describe()
+        self._name = name or "the key"
+        self._description = description = self._guarded(key.describe)
         self._name = name or description.label
         _enforce(description.custody, custody, self._name)
         kty, curve, self._bits = jwk.key_kind(description.public_key)
@@ -220,6 +225,7 @@ class Signer:
             SignerClosedError: After `close()`.
             BackendError: What the backend reports.
         """
+        memoryview(message)  # a str is the caller's slip: TypeError here, not the backend's fault
         return self.sign_stamped(lambda: message, algorithm, timeout=timeout)[1]
 
     async def sign_async(
@@ -253,11 +259,7 @@ class Signer:
         Raises:
             KeystayError: As for `sign`.
         """
-        if self._closed:
-            raise SignerClosedError(
-                f"The signer for {self._name} is closed.",
-                hint="Open a new one, or close it later.",
-            )
+        self._check_open()
         chosen = self._algorithm if algorithm is None else self._choose(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
         try:
@@ -274,15 +276,18 @@ class Signer:
         """Return if the key could sign now; raise what is wrong otherwise. Does not sign.
 
         Raises:
+            SignerClosedError: After `close()`.
             BackendError: What the backend reports.
         """
-        self._key.health(Deadline.after(self._timeout if timeout is None else timeout))
+        self._check_open()
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        self._guarded(lambda: self._key.health(deadline))
 
     def close(self) -> None:
         """Release the key; idempotent."""
         if not self._closed:
             self._closed = True
-            self._key.close()
+            self._guarded(self._key.close)
 
     def __enter__(self) -> Signer:
         return self
@@ -304,6 +309,22 @@ class Signer:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Signer is not pickled: pass the key URI and open it there")
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SignerClosedError(
+                f"The signer for {self._name} is closed.",
+                hint="Open a new one, or close it later.",
+            )
+
+    def _guarded(self, call: Callable[[], T]) -> T:
+        """What a backend's method returns; what it raises is ours or becomes ours."""
+        try:
+            return call()
+        except KeystayError:
+            raise
+        except Exception as error:
+            raise unexpected(self._name, error) from error
 
     def _choose(self, name: str | None) -> Algorithm:
         able = ", ".join(self._algorithms)
@@ -329,13 +350,10 @@ class Signer:
         self, key: SigningKey, stamp: Callable[[], bytes], algorithm: Algorithm, deadline: Deadline
     ) -> tuple[bytes, bytes]:
         message = stamp()
-        digest = algorithm.digest(message)
-        result = key.sign(SignRequest(algorithm, message, digest, deadline))
-        return message, self._checked(result, algorithm, message, digest)
+        request = SignRequest(algorithm, message, None, deadline)
+        return message, self._checked(key.sign(request), request)
 
-    def _checked(
-        self, result: BackendSignature, algorithm: Algorithm, message: bytes, digest: bytes | None
-    ) -> bytes:
+    def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
         """The signature as JOSE has it, from the right key and good; or an error."""
         if result.key_id != self._description.key_id:
             raise KeyChangedError(
@@ -344,21 +362,26 @@ class Signer:
                 cause="An alias was pointed at another key, or the key was replaced.",
                 hint="Publish the new public key first, then open the signer again.",
             )
-        value = result.value
+        value, algorithm = result.value, request.algorithm
         try:
             if result.encoding == "der" and algorithm.kty == "EC":
                 value = signatures.der_to_raw(value, algorithm)
+            elif result.encoding != "raw":
+                raise SignatureInvalidError(
+                    f"The encoding {result.encoding!r} does not belong to it.",
+                    code="signature-malformed",
+                )
             if len(value) != (expected := algorithm.signature_size(self._bits)):
                 raise SignatureInvalidError(
                     f"The signature has {len(value)} bytes where {expected} are due.",
                     code="signature-malformed",
                 )
             if self._verify_each:
-                signatures.verify(self.public_key, algorithm, message, value, digest=digest)
+                self._verify(request, value)
             elif self._verify_first and (session := (result.session, algorithm.name)) not in (
                 self._verified
             ):
-                signatures.verify(self.public_key, algorithm, message, value, digest=digest)
+                self._verify(request, value)
                 if len(self._verified) >= _MAX_SESSIONS_REMEMBERED:
                     self._verified.clear()
                 self._verified.add(session)
@@ -372,6 +395,11 @@ class Signer:
                 code=error.code,
             ) from error
         return value
+
+    def _verify(self, request: SignRequest, value: bytes) -> None:
+        signatures.verify(
+            self.public_key, request.algorithm, request.message, value, digest=request.digest
+        )
 
 
 def _enforce(found: Custody, minimum: str, name: str) -> None:

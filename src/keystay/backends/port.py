@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from keystay.backends.secrets import SecretResolver
 from keystay.errors import BackendTimeoutError
@@ -43,8 +43,7 @@ API_VERSION = 1
 """Version of this port. A plugin module states the one it was written for as `api_version`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """A point in time by which an operation is over.
 
     Attributes:
@@ -75,25 +74,39 @@ class Deadline:
             )
 
 
-@dataclass(frozen=True, slots=True, repr=False)
 class SignRequest:
     """One signature to make.
 
-    Attributes:
+    Args:
         algorithm: The JWS algorithm.
         message: The bytes to be signed, or None when the caller only has the digest.
-        digest: Their hash by `algorithm`, or None for EdDSA.
+        digest: Their hash by `algorithm`; None to have it made from the message when asked for.
         deadline: When to give up.
     """
 
-    algorithm: Algorithm
-    message: bytes | None
-    digest: bytes | None
-    deadline: Deadline
+    __slots__ = ("_digest", "algorithm", "deadline", "message")
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        message: bytes | None,
+        digest: bytes | None,
+        deadline: Deadline,
+    ) -> None:
+        self.algorithm = algorithm
+        self.message = message
+        self.deadline = deadline
+        self._digest = digest
+
+    @property
+    def digest(self) -> bytes | None:
+        """The message's hash by `algorithm`; None for EdDSA, which signs the message itself."""
+        if self._digest is None and self.message is not None:
+            self._digest = self.algorithm.digest(self.message)
+        return self._digest
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class BackendSignature:
+class BackendSignature(NamedTuple):
     """A signature as the backend returns it.
 
     Attributes:
@@ -109,6 +122,9 @@ class BackendSignature:
     key_id: str
     request_id: str | None = None
     session: int = 0
+
+    def __repr__(self) -> str:
+        return f"<BackendSignature of {self.key_id}, {len(self.value)} bytes {self.encoding}>"
 
 
 @dataclass(frozen=True, slots=True)

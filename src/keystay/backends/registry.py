@@ -79,8 +79,8 @@ class Registry:
             BackendEntry(
                 point.name,
                 point.value,
-                point.dist.name if point.dist else "unknown",
-                point.dist.version if point.dist else "unknown",
+                _metadata(point, "name") or "unknown",
+                _metadata(point, "version") or "unknown",
             )
             for point in self._entry_points()
         }
@@ -151,7 +151,7 @@ class Registry:
         manager.add_hookspecs(hookspecs)
         try:
             manager.register(plugin, name=scheme)
-        except pluggy.PluginValidationError as error:
+        except Exception as error:  # pluggy's, or an attribute of the plugin that raises
             raise _broken(claims[0], "its hooks do not fit the specification") from error
         if not manager.hook.keystay_open_key.get_hookimpls():
             raise _broken(claims[0], "it does not implement keystay_open_key")
@@ -183,19 +183,27 @@ def unexpected(key: str, error: Exception) -> BackendError:
 
 
 def _owner(point: metadata.EntryPoint) -> str:
-    return point.dist.name if point.dist else point.value
+    return _metadata(point, "name") or point.value
+
+
+def _metadata(point: metadata.EntryPoint, what: str) -> str | None:
+    """Name or version of the distribution; a half-removed one has entry points, no metadata."""
+    try:
+        return getattr(point.dist, what, None)
+    except (KeyError, FileNotFoundError):  # the latter from importlib_metadata
+        return None
 
 
 def _import(point: metadata.EntryPoint) -> Any:
     try:
         plugin = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(point, f"it raised {type(error).__name__} when imported") from error
     version = getattr(plugin, "api_version", None)
     if version != API_VERSION:
         raise _broken(
             point,
-            f"it speaks version {version} of the plugin interface, this keystay {API_VERSION}"
+            f"it speaks version {version!r} of the plugin interface, this keystay {API_VERSION}"
             if version is not None
             else "it does not state its api_version",
         )

@@ -10,6 +10,7 @@ From Python a callable may answer instead.
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import stat
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from keystay.errors import SecretError
+from keystay.errors import KeystayError, SecretError
 
 __all__ = ["Secret", "SecretResolver"]
 
@@ -98,17 +99,44 @@ class SecretResolver:
                 for (other, _), secret in self._known.items():
                     if other == reference and self._provider is None:
                         return secret
-            value = self._provider(reference or "", purpose) if self._provider else None
+            value = self._ask(reference or "", purpose)
             if value is None:
                 if reference is None:
                     return None
                 value = self._read(reference, purpose)
             if not value:
                 raise SecretError(
-                    f"{purpose.capitalize()} is empty.", code="secret-empty", hint=_from(reference)
+                    f"{_sentence(purpose)} is empty.", code="secret-empty", hint=_from(reference)
+                )
+            if any("\ud800" <= character <= "\udfff" for character in value):
+                raise SecretError(
+                    f"{_sentence(purpose)} is not UTF-8 text.",
+                    code="secret-not-text",
+                    hint=_from(reference),
                 )
             secret = self._known[key] = Secret(value)
             return secret
+
+    def _ask(self, reference: str, purpose: str) -> str | None:
+        """The provider's answer. Whatever it raised may quote the secret: only its type is told."""
+        if self._provider is None:
+            return None
+        try:
+            value: object = self._provider(reference, purpose)
+        except KeystayError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            failure = f"raised {type(error).__name__}"
+        else:
+            if value is None or isinstance(value, str):
+                return value
+            failure = f"returned {type(value).__name__}, not str"
+        # Outside the except block, so that no traceback or error reporter finds it as context.
+        raise SecretError(
+            f"The callable asked for {purpose} {failure}.",
+            hint="It returns the secret as a string, or None to have the reference resolved.",
+            code="secret-provider-failed",
+        )
 
     def _read(self, reference: str, purpose: str) -> str:
         scheme, colon, rest = reference.partition(":")
@@ -128,8 +156,15 @@ class SecretResolver:
         )
 
 
+def _sentence(purpose: str) -> str:
+    # Not capitalize(): that would put the rest, a PIN's or a path's capitals, in lower case.
+    return purpose[:1].upper() + purpose[1:]
+
+
 def _from(reference: str | None) -> str:
-    return f"Check what {reference} holds." if reference else "Check the callable that gave it."
+    # Only what is a reference is shown: anything else may be the secret, written in its place.
+    known = (reference or "").startswith(("file:", "env:", "prompt:", "keyring:"))
+    return f"Check what {reference} holds." if known else "Check the callable that gave it."
 
 
 def _file_path(rest: str) -> str:
@@ -140,9 +175,10 @@ def _read_file(path: Path, purpose: str) -> str:
     try:
         # O_NONBLOCK: opening a FIFO must not wait for ever for its writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path holds a null or half a character
         raise SecretError(
-            f"The file {path} with {purpose} cannot be read: {error.strerror}.",
+            f"The file {path} with {purpose} cannot be read: "
+            f"{getattr(error, 'strerror', None) or 'the path is not valid'}.",
             hint="Check the path, and that the user running this may read it.",
             code="secret-file-unreadable",
         ) from error
@@ -155,21 +191,29 @@ def _read_file(path: Path, purpose: str) -> str:
     if len(data) > _MAX_BYTES:
         raise SecretError(
             f"The file {path} holds more than {_MAX_BYTES} bytes; {purpose} is one line.",
+            hint="Check that it is the right file.",
             code="secret-file-invalid",
         )
     try:
-        text = data.decode()
+        # Without the byte order mark that some editors put first: it would spoil a PIN.
+        text = data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
+        text = None
+    if text is None:  # outside the except block: that exception holds the bytes
         raise SecretError(
-            f"The file {path} with {purpose} is not UTF-8 text.", code="secret-file-invalid"
-        ) from None
+            f"The file {path} with {purpose} is not UTF-8 text.",
+            hint="Check that it is the right file, and written as UTF-8.",
+            code="secret-file-invalid",
+        )
     return text.removesuffix("\n").removesuffix("\r")
 
 
 def _check_access(path: Path, status: os.stat_result, purpose: str) -> None:
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
         raise SecretError(
-            f"{path}, which should hold {purpose}, is not a file.", code="secret-file-invalid"
+            f"{path}, which should hold {purpose}, is not a file.",
+            hint="Name a file or a FIFO that only its owner can read.",
+            code="secret-file-invalid",
         )
     if status.st_uid not in (0, os.geteuid()):
         raise SecretError(
@@ -216,7 +260,10 @@ def _read_all(descriptor: int, path: Path, purpose: str, *, fifo: bool) -> bytes
 
 
 def _read_environment(name: str, purpose: str) -> str:
-    value = os.environ.get(name)
+    try:
+        value = os.environ.get(name)
+    except UnicodeEncodeError:  # no variable can have such a name
+        value = None
     if value is None:
         raise SecretError(
             f"The environment variable {name} with {purpose} is not set.",
@@ -227,15 +274,22 @@ def _read_environment(name: str, purpose: str) -> str:
 
 
 def _prompt(purpose: str) -> str:
-    if not (sys.stdin and sys.stdin.isatty()):
+    if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
         raise SecretError(
-            f"{purpose.capitalize()} is to be typed in, and there is no terminal.",
+            f"{_sentence(purpose)} is to be typed in, and there is no terminal.",
             hint="Refer to a file, an environment variable or the keyring instead.",
             code="secret-no-terminal",
         )
     import getpass
 
-    return getpass.getpass(f"{purpose[:1].upper()}{purpose[1:]}: ")
+    try:
+        return getpass.getpass(f"{_sentence(purpose)}: ")
+    except EOFError:
+        raise SecretError(
+            f"{_sentence(purpose)} was not typed in.",
+            hint="Type it and press enter, or refer to a file instead.",
+            code="secret-no-terminal",
+        ) from None
 
 
 def _read_keyring(rest: str, purpose: str) -> str:

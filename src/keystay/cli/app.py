@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from keystay.cli.output import print_error, stderr
-from keystay.errors import KeystayError
+from keystay.errors import ConfigurationError, KeystayError
 
 __all__ = ["app", "run"]
 
@@ -89,10 +89,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
         stderr.print("Interrupted.", highlight=False)
         return 130
     except click.ClickException as error:
-        error.show(sys.stderr)
+        if as_json:
+            usage = ConfigurationError(
+                error.format_message(), hint="See keystay --help.", code="usage"
+            )
+            print_error(usage, as_json=True)
+        else:
+            error.show(sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        sys.stderr.close()
+    except SystemExit:  # click and rich, when whoever reads stdout has gone
         return 0
     except Exception as error:  # noqa: BLE001 - whatever it is, no traceback
         # The text of a foreign error may quote anything; its type may not.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 import click
 
 from keystay.cli.output import print_data
 from keystay.errors import ConfigurationError, NetworkError
+
+if TYPE_CHECKING:
+    from keystay.smart.messages import HttpResponse
 
 __all__ = ["get"]
 
@@ -28,10 +33,7 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
     if len(arguments) > 2:
         raise click.UsageError("Give a client and one path.")
     client, path = (arguments[0], arguments[1]) if len(arguments) == 2 else (None, arguments[0])
-    if "://" in path or path.startswith("//"):
-        raise ConfigurationError(
-            "The path is a URL.", hint="Give it relative to fhir_base_url: Patient/123."
-        )
+    _require_relative(path)
     config = load_config()
     settings = config.http
     with TokenClient.from_config(client, config=config) as tokens, new_client(settings) as fhir:
@@ -47,29 +49,56 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
             Deadline.after(settings.timeout),
             auth=tokens.auth(),
         )
-    status, body = response.status, response.body.decode(errors="replace")
-    print_data(body)
-    if status >= 400:
+    status = response.status
+    print_data(_as_text(response.body))
+    if status >= 300:
         raise NetworkError(
-            f"The FHIR server answered HTTP {status} to {path}.{_outcome(body)}",
+            f"The FHIR server answered HTTP {status} to {path}.{_outcome(response)}",
             status=status,
-            cause={
+            cause="Redirects are not followed: the token stays where it belongs."
+            if status < 400
+            else {
                 401: "The FHIR server does not accept the token.",
                 403: "The token's scope does not cover this.",
                 404: "There is no such resource.",
             }.get(status),
             hint="Compare the scope granted (keystay token --json) with what the path needs."
             if status in (401, 403)
-            else None,
+            else "Check the path; when it is right, ask the server's support.",
             code="fhir-error",
         )
 
 
-def _outcome(body: str) -> str:
+def _require_relative(path: str) -> None:
+    """Refuse what would leave the FHIR base; a query may hold URLs, searches often do."""
+    place = unquote(path.partition("?")[0])
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*://|//", place):
+        raise ConfigurationError(
+            "The path is a URL.",
+            hint="Give it relative to fhir_base_url: Patient/123.",
+            code="path-invalid",
+        )
+    if ".." in re.split(r"[/\\]", place) or "#" in path or not path.isprintable():
+        raise ConfigurationError(
+            "The path leads out of the FHIR base URL, or holds what a path may not.",
+            hint="Give it relative to fhir_base_url, without .. and #: Patient/123.",
+            code="path-invalid",
+        )
+
+
+def _as_text(body: bytes) -> str | bytes:
+    """Text where it is text; a Binary resource may be anything."""
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return body
+
+
+def _outcome(response: HttpResponse) -> str:
     """What an OperationOutcome says (https://hl7.org/fhir/operationoutcome.html), if it is one."""
     try:
-        issue = json.loads(body)["issue"][0]
-        text = issue.get("diagnostics") or issue["details"]["text"]
-    except (ValueError, LookupError, TypeError):
+        issue = (response.json_object() or {})["issue"][0]
+        text = issue["diagnostics"] if "diagnostics" in issue else issue["details"]["text"]
+    except (LookupError, TypeError):
         return ""
-    return f" It says: {str(text)[:300]}"
+    return f" It says: {' '.join(str(text)[:300].split())}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keystay.cli.options import json_option
-from keystay.cli.output import print_json, print_table, stderr
+from keystay.cli.output import print_data, print_json, print_table, stderr
 from keystay.errors import BackendError
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def show(uri: str, as_json: bool) -> None:
     }
     width = max(map(len, lines))
     for name, value in lines.items():
-        click.echo(f"{name.ljust(width)}  {value}")
+        print_data(f"{name.ljust(width)}  {value}")
 
 
 @contextmanager

@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 
 import click
 from rich.console import Console
 from rich.text import Text
 
-from keystay.errors import KeystayError
+from keystay.errors import ConfigurationError, KeystayError
 
 __all__ = ["print_data", "print_error", "print_json", "print_table", "stderr"]
 
 stderr = Console(stderr=True, soft_wrap=True)
 
 
-def print_data(text: str) -> None:
-    """Data, and nothing else, on stdout."""
-    click.echo(text)
+def print_data(data: str | bytes) -> None:
+    """Data, and nothing else, on stdout; a newline ends text, bytes stay as they are."""
+    if sys.stdout is None:
+        raise _unwritable("it is closed")
+    try:
+        click.echo(data, nl=isinstance(data, str) and not data.endswith("\n"))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What could not be written must not be tried again when the process ends.
+        sys.stdout = None
+        raise _unwritable(error.strerror) from error
+
+
+def _unwritable(why: str | None) -> ConfigurationError:
+    return ConfigurationError(
+        f"Standard output cannot be written: {why or 'unknown reason'}.",
+        hint="Check where it goes to, and the space left there.",
+        code="output-unwritable",
+    )
 
 
 def print_json(document: object) -> None:
     """A JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    print_data(json.dumps(document, indent=2))
 
 
 def print_table(rows: Sequence[Mapping[str, str]]) -> None:
@@ -33,13 +51,13 @@ def print_table(rows: Sequence[Mapping[str, str]]) -> None:
     names = list(rows[0])
     widths = {n: max(len(n), *(len(row[n]) for row in rows)) for n in names}
     for line in ({n: n.upper() for n in names}, *rows):
-        click.echo("  ".join(line[n].ljust(widths[n]) for n in names).rstrip())
+        print_data("  ".join(line[n].ljust(widths[n]) for n in names).rstrip())
 
 
 def print_error(error: KeystayError, *, as_json: bool = False) -> None:
     """An error on stderr: what happened, the likely cause, the remedy."""
     if as_json:
-        click.echo(json.dumps({"error": error.to_dict()}, ensure_ascii=False), err=True)
+        click.echo(json.dumps({"error": error.to_dict()}), err=True)
         return
     text = Text.assemble(("error", "bold red"), f"[{error.code}] {error.message}")
     if error.cause:

@@ -58,7 +58,9 @@ def client_from(environ: Mapping[str, str]) -> ClientConfig | None:
         flag = values["allow_insecure_loopback"]
         if flag not in ("0", "1", "true", "false"):
             raise ConfigurationError(
-                "KEYSTAY_ALLOW_INSECURE_LOOPBACK is neither 0 nor 1.", code="environment-invalid"
+                "KEYSTAY_ALLOW_INSECURE_LOOPBACK is neither 0 nor 1.",
+                hint="Set it to 1 for a test server on this machine, else leave it unset.",
+                code="environment-invalid",
             )
         values["allow_insecure_loopback"] = flag in ("1", "true")
     client = ClientConfig(**values)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from keystay.config.checks import faults
+from keystay.config.checks import faults, http_faults
 from keystay.config.models import ClientConfig, File, HttpSettings, PolicyConfig
 from keystay.errors import ConfigurationError, did_you_mean
 
@@ -18,12 +18,8 @@ __all__ = ["read_file"]
 Table = TypeVar("Table", bound=msgspec.Struct)
 Where = tuple[str, ...]
 
-_MAX_TIMEOUT = 600
 _SECRET_KEYS = re.compile(r"(?i)(?:^|_)(?:pin|password|passphrase|secret|private_key|token)$")
-# Only to point at a line: tables and keys as people write them.
-_HEADER = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(?:#.*)?$")
-_PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+)")
-_KEY = re.compile(r"\s*([A-Za-z0-9_-]+|\"[^\"]*\"|'[^']*')\s*=")
+_LONGEST_STATEMENT = 200
 _MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
@@ -60,13 +56,8 @@ def read_file(path: Path) -> File:
                 hint=error.hint,
                 code=error.code,
             )
-    if not 0 < http.timeout <= _MAX_TIMEOUT:
-        raise source.fault(
-            ("http",),
-            "timeout",
-            f"The timeout is not between 0 and {_MAX_TIMEOUT} seconds.",
-            code="config-value-invalid",
-        )
+    for key, error in http_faults(http):
+        raise source.fault(("http",), key, error.message, hint=error.hint, code=error.code)
     return file
 
 
@@ -76,7 +67,7 @@ class _Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.text = path.read_text(encoding="utf-8")
+            self.text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise ConfigurationError(
                 f"There is no configuration file {path}.",
@@ -86,14 +77,18 @@ class _Source:
         except (OSError, UnicodeDecodeError) as error:
             why = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ConfigurationError(
-                f"The configuration file {path} cannot be read: {why}.", code="config-unreadable"
+                f"The configuration file {path} cannot be read: {why}.",
+                hint="Check the path, that the user running this may read it, and that an editor "
+                "saved it as UTF-8.",
+                code="config-unreadable",
             ) from error
         try:
             self.document = tomllib.loads(self.text)
-        except tomllib.TOMLDecodeError as error:
-            # Its message says what was expected and where; it quotes keys, no values.
+        except (ValueError, RecursionError) as error:
+            # TOMLDecodeError says what was expected and where; it quotes keys, no values.
+            why = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "a value is too big"
             raise ConfigurationError(
-                f"{path} is not valid TOML: {error}.",
+                f"{path} is not valid TOML: {why}.",
                 hint='Strings need quotes: key = "pkcs11:token=prod;object=epic".',
                 code="config-syntax",
             ) from None
@@ -102,17 +97,13 @@ class _Source:
         """A table inside another, empty when it is not there."""
         found = parent.get(name, {})
         if not isinstance(found, dict):
-            title = ".".join((*where, name))
-            raise self.fault(where, name, f"[{title}] is not a table.", code="config-value-invalid")
+            raise self._not_a_table((*where, name))
         return found
 
     def convert(self, where: Where, table: object, kind: type[Table]) -> Table:
         """A table as its type."""
         if not isinstance(table, dict):
-            raise self.fault(
-                where[:-1], where[-1], f"[{'.'.join(where)}] is not a table.",
-                code="config-value-invalid",
-            )  # fmt: skip
+            raise self._not_a_table(where)
         self.refuse_unknown(where, table, kind)
         try:
             return msgspec.convert(table, kind)
@@ -124,10 +115,13 @@ class _Source:
                     where,
                     None,
                     f"the required key {missing[1]!r} is missing.",
+                    hint=f'Add {missing[1]} = "…" to [{".".join(where)}].',
                     code="config-key-missing",
                 ) from None
             key = re.split(r"[.`\[]", location)[0]
-            raise self.fault(where, key, f"{message}.", code="config-value-invalid") from None
+            raise self.fault(
+                where, key, f"{message}.", hint=_due(kind, key), code="config-value-invalid"
+            ) from None
 
     def refuse_unknown(self, where: Where, table: dict[str, Any], kind: type[Any]) -> None:
         """Unknown keys, with the nearest known name; secrets, with the way to refer to them."""
@@ -169,22 +163,63 @@ class _Source:
             f"{self._at(where, key)}:{title}{name}: {message}", cause=cause, hint=hint, code=code
         )
 
+    def _not_a_table(self, where: Where) -> ConfigurationError:
+        title = ".".join(where)
+        return self.fault(
+            where[:-1],
+            where[-1],
+            f"[{title}] is not a table.",
+            hint=f"Write [{title}] on a line of its own, and its keys below.",
+            code="config-value-invalid",
+        )
+
     def _at(self, where: Where, key: str | None) -> str:
-        """`file:line` of a key, of its table when the key is not found, or just the file."""
-        table: Where = ()
-        table_line = 0
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if header := _HEADER.match(line):
-                table = tuple("".join(part) for part in _PART.findall(header[1]))
-                if key is not None and table == (*where, key):
-                    return f"{self.path}:{number}"
-                if table == where:
-                    table_line = number
-            elif (
-                key is not None
-                and table == where
-                and (found := _KEY.match(line))
-                and found[1].strip("\"'") == key
-            ):
-                return f"{self.path}:{number}"
-        return f"{self.path}:{table_line}" if table_line else str(self.path)
+        """`file:line` of a key, of its table when it has none, or just the file."""
+        path = where if key is None else (*where, key)
+        line = self._line(path) or self._line(where)
+        return f"{self.path}:{line}" if line else str(self.path)
+
+    def _line(self, path: Where) -> int | None:
+        """The line a key or table begins at, or None.
+
+        TOML has many ways to write one key, so the parser is asked: the key is not in what
+        stands before the line, and it is once the statement that begins there is complete.
+        """
+        lines = self.text.splitlines()
+        for start, line in enumerate(lines):
+            if not path or path[-1] not in line or _holds(lines[:start], path) is not False:
+                continue
+            for end in range(start + 1, min(start + _LONGEST_STATEMENT, len(lines)) + 1):
+                found = _holds(lines[:end], path)
+                if found:
+                    return start + 1
+                if found is False:
+                    break
+        return None
+
+
+def _holds(lines: list[str], path: Where) -> bool | None:
+    """Whether TOML text defines a key; None when the text is not complete."""
+    try:
+        found: Any = tomllib.loads("\n".join(lines))
+    except (ValueError, RecursionError):
+        return None
+    for name in path:
+        if not isinstance(found, dict) or name not in found:
+            return False
+        found = found[name]
+    return True
+
+
+def _due(kind: type[Any], key: str) -> str:
+    """What is due where a value of another type stands."""
+    due = get_type_hints(kind).get(key)
+    if get_origin(due) is Literal:
+        return f"Write one of {', '.join(map(repr, get_args(due)))}."
+    if due is bool:
+        return f"Write {key} = true or {key} = false."
+    if due in (int, float):
+        return f"Write {key} = and a number, without quotes."
+    if due == list[str]:
+        return f'Write {key} = ["…", "…"].'
+    return f'Write {key} = "…", in quotes.'

@@ -9,7 +9,7 @@ from urllib.parse import urljoin
 
 from keystay.errors import DiscoveryError
 from keystay.smart.messages import HttpRequest, HttpResponse
-from keystay.smart.urls import require_secure
+from keystay.smart.urls import require_base, require_secure
 
 __all__ = ["SmartConfiguration", "discovery_flow"]
 
@@ -54,9 +54,7 @@ def discovery_flow(
         DiscoveryError: There is no such document, or no usable token endpoint in it.
         ConfigurationError: `fhir_base_url` is not a secure URL.
     """
-    base = require_secure(
-        fhir_base_url, "The FHIR base URL", allow_insecure_loopback=allow_insecure_loopback
-    ).rstrip("/")
+    base = require_base(fhir_base_url, allow_insecure_loopback=allow_insecure_loopback)
     url = base + _PATH
     response = yield HttpRequest("GET", url, "discovery", {"Accept": "application/json"})
     if response.status != 200:
@@ -75,33 +73,46 @@ def discovery_flow(
             cause="The server does not support SMART authorization, or is misconfigured.",
             hint="Ask the vendor for the token URL and set token_endpoint.",
         )
-    registration = document.get("registration_endpoint")
+    registration, unusable = _registration(base, document, allow_insecure_loopback)
     return SmartConfiguration(
         fhir_base_url=base,
         token_endpoint=_endpoint(
             base, endpoint, "The discovered token endpoint", allow_insecure_loopback
         ),
-        registration_endpoint=_endpoint(
-            base, registration, "The discovered registration endpoint", allow_insecure_loopback
-        )
-        if isinstance(registration, str) and registration
-        else None,
+        registration_endpoint=registration,
         signing_algorithms=_strings(document, "token_endpoint_auth_signing_alg_values_supported"),
         capabilities=_strings(document, "capabilities"),
         scopes_supported=_strings(document, "scopes_supported"),
         document=document,
-        warnings=tuple(_warnings(document)),
+        warnings=(*_warnings(document), *unusable),
     )
 
 
 def _endpoint(base: str, url: str, what: str, allow_insecure_loopback: bool) -> str:
-    # Relative URLs are relative to the FHIR base.
+    try:
+        absolute = urljoin(base + "/", url)  # relative URLs are relative to the FHIR base
+    except ValueError:
+        absolute = ""
     return require_secure(
-        urljoin(base + "/", url),
+        absolute,
         what,
         allow_insecure_loopback=allow_insecure_loopback,
         error=DiscoveryError,
     )
+
+
+def _registration(
+    base: str, document: Mapping[str, Any], allow_insecure_loopback: bool
+) -> tuple[str | None, tuple[str, ...]]:
+    """The registration endpoint; no reason to refuse tokens when it cannot be used."""
+    url = document.get("registration_endpoint")
+    if not isinstance(url, str) or not url:
+        return None, ()
+    what = "The discovered registration endpoint"
+    try:
+        return _endpoint(base, url, what, allow_insecure_loopback), ()
+    except DiscoveryError as error:
+        return None, (error.message,)
 
 
 def _no_document(url: str, response: HttpResponse) -> DiscoveryError:

@@ -7,12 +7,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from keystay.errors import ConfigurationError, KeystayError
 
-__all__ = ["Origin", "origin_of", "require_secure"]
+__all__ = ["DEFAULT_PORTS", "Origin", "origin_of", "require_base", "require_secure"]
 
 Origin = tuple[str, str, int]
 """Scheme, host in lower case, port."""
 
-_DEFAULT_PORTS = {"https": 443, "http": 80}
+DEFAULT_PORTS = {"https": 443, "http": 80}
 
 
 def require_secure(
@@ -64,22 +64,37 @@ def require_secure(
     )
 
 
+def require_base(url: str, *, allow_insecure_loopback: bool = False) -> str:
+    """Return a FHIR base URL without its trailing slash, if paths can be appended to it.
+
+    Raises:
+        ConfigurationError: As `require_secure`, or it has a query.
+    """
+    what = "The FHIR base URL"
+    require_secure(url, what, allow_insecure_loopback=allow_insecure_loopback)
+    if "?" in url:
+        raise ConfigurationError(
+            f"{what} has a query.", hint="Leave out the ? and what follows: https://host/path."
+        )
+    return url.rstrip("/")
+
+
 def origin_of(url: str) -> Origin | None:
     """The origin of an absolute URL (RFC 6454 §4), or None when it has none."""
     parts = _split(url)
     if parts is None:
         return None
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
+    port = parts.port or DEFAULT_PORTS[parts.scheme]
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of an absolute HTTP URL without blanks and control characters, or None."""
-    if not isinstance(url, str) or any(c <= " " or c == "\x7f" for c in url):
+    """The parts of an absolute HTTP URL in printable ASCII, or None."""
+    if not isinstance(url, str) or not all("!" <= c <= "~" for c in url):
         return None
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+        usable = parts.scheme in DEFAULT_PORTS and parts.hostname and parts.port != 0
     except ValueError:
         return None
     return parts if usable else None

@@ -9,14 +9,13 @@ import anyio.to_thread
 import httpx
 
 from keystay.errors import ConfigurationError
+from keystay.smart.urls import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from keystay.smart.urls import Origin
     from keystay.tokens.access_token import AccessToken
 
 __all__ = ["BearerAuth"]
-
-_PORTS = {b"https": 443, b"http": 80}
 
 
 class BearerAuth(httpx.Auth):
@@ -42,8 +41,10 @@ class BearerAuth(httpx.Auth):
         reject: Callable[[AccessToken], None],
         cached: Callable[[], AccessToken | None],
     ) -> None:
+        # As httpx has the parts of a URL: a default port is None.
         self._origins = frozenset(
-            (scheme.encode(), host.encode(), port) for scheme, host, port in origins
+            (scheme, host.encode(), None if port == DEFAULT_PORTS[scheme] else port)
+            for scheme, host, port in origins
         )
         self._token, self._token_async = token, token_async
         self._reject, self._cached = reject, cached
@@ -63,7 +64,7 @@ class BearerAuth(httpx.Auth):
         token = self._cached() or self._token()
         request.headers["Authorization"] = token.authorization
         response = yield request
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if _refuses(response, token):
             self._reject(token)
             if _repeatable(request):
                 request.headers["Authorization"] = self._token().authorization
@@ -79,7 +80,7 @@ class BearerAuth(httpx.Auth):
         token = self._cached() or await self._fetch()
         request.headers["Authorization"] = token.authorization
         response = yield request
-        if response.status_code == httpx.codes.UNAUTHORIZED:
+        if _refuses(response, token):
             self._reject(token)
             if _repeatable(request):
                 request.headers["Authorization"] = (await self._fetch()).authorization
@@ -92,8 +93,13 @@ class BearerAuth(httpx.Auth):
         return await anyio.to_thread.run_sync(self._token, abandon_on_cancel=True)
 
     def _is_allowed(self, url: httpx.URL) -> bool:
-        scheme = url.raw_scheme
-        return (scheme, url.raw_host, url.port or _PORTS.get(scheme, 0)) in self._origins
+        return (url.scheme, url.raw_host, url.port) in self._origins
+
+
+def _refuses(response: httpx.Response, token: AccessToken) -> bool:
+    """Whether it is the token that was refused: after a redirect to elsewhere it was not sent."""
+    sent = response.request.headers.get("Authorization")
+    return response.status_code == httpx.codes.UNAUTHORIZED and sent == token.authorization
 
 
 def _repeatable(request: httpx.Request) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, TypeVar, Unpack
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NoReturn, Required, TypedDict, TypeVar, U
 from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
 from keystay.backends.port import Deadline
 from keystay.config import Config, HttpSettings, load_config, open_client_signer
-from keystay.errors import ConfigurationError
+from keystay.errors import ConfigurationError, did_you_mean
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise
-from keystay.smart.urls import Origin, origin_of, require_secure
+from keystay.smart.urls import Origin, origin_of, require_base, require_secure
 from keystay.tokens.flow import Action, BuildAssertion, Endpoint, token_flow
 from keystay.tokens.http import new_async_client, new_client, send, send_async
 
@@ -86,13 +87,16 @@ class _Shared:
     _header = ""
 
     def __init__(self, settings: ClientSettings) -> None:
+        _refuse_unknown(settings)
         insecure = settings.get("allow_insecure_loopback", False)
         token_endpoint, jwks_url = settings.get("token_endpoint"), settings.get("jwks_url")
 
         def secure(url: str, what: str) -> str:
             return require_secure(url, what, allow_insecure_loopback=insecure)
 
-        self._fhir_base_url = secure(settings["fhir_base_url"], "The FHIR base URL").rstrip("/")
+        self._fhir_base_url = require_base(
+            settings["fhir_base_url"], allow_insecure_loopback=insecure
+        )
         if token_endpoint is not None:
             secure(token_endpoint, "The token endpoint")
         if jwks_url is not None:
@@ -100,6 +104,7 @@ class _Shared:
         allowed = tuple(settings.get("allowed_origins", ()))
         for url in allowed:
             secure(url, "An allowed origin")
+        self._keeping = threading.Lock()
         origins = {origin_of(url) for url in (self._fhir_base_url, *allowed)}
         self._origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
         self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
@@ -140,8 +145,9 @@ class _Shared:
 
         A token rejected late must not take its successor with it.
         """
-        if token is None or self._current is token:
-            self._current, self._renew_at = None, 0.0
+        with self._keeping:
+            if token is None or self._current is token:
+                self._current, self._renew_at = None, 0.0
 
     def __repr__(self) -> str:
         return (
@@ -156,7 +162,8 @@ class _Shared:
         return self._current if time.monotonic() < self._renew_at else None
 
     def _keep(self, token: AccessToken) -> AccessToken:
-        self._current, self._header, self._renew_at = token, token.authorization, token.renew_at
+        with self._keeping:
+            self._current, self._header, self._renew_at = token, token.authorization, token.renew_at
         return token
 
     def _flow(self, scope: str | None, signer: Signer | None) -> Flow[AccessToken]:
@@ -216,7 +223,8 @@ class TokenClient(_Shared):
             KeystayError: The configuration or the key cannot be used.
         """
         config = config or load_config()
-        return cls(http=config.http, **_settings_of(config, name))
+        with _opened(config, name) as settings:
+            return cls(http=config.http, **settings)
 
     def token(self) -> AccessToken:
         """A valid token: the one kept, or a new one when that is about to expire.
@@ -313,7 +321,8 @@ class AsyncTokenClient(_Shared):
     ) -> AsyncTokenClient:
         """As `TokenClient.from_config`; opens the key before the event loop has to wait for it."""
         config = config or load_config()
-        return cls(http=config.http, **_settings_of(config, name))
+        with _opened(config, name) as settings:
+            return cls(http=config.http, **settings)
 
     async def token(self) -> AccessToken:
         """As `TokenClient.token`."""
@@ -369,6 +378,26 @@ class AsyncTokenClient(_Shared):
         traceback: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+
+def _refuse_unknown(settings: Mapping[str, object]) -> None:
+    """As Python does where the arguments are spelt out: a misspelt scope must not go unnoticed."""
+    for name in settings.keys() - ClientSettings.__annotations__.keys():
+        known = sorted(ClientSettings.__annotations__)
+        raise TypeError(f"unexpected keyword argument {name!r}. {did_you_mean(name, known)}")
+    for name in sorted({"fhir_base_url", "client_id", "signer"} - settings.keys()):
+        raise TypeError(f"missing keyword argument {name!r}")
+
+
+@contextmanager
+def _opened(config: Config, name: str | None) -> Iterator[ClientSettings]:
+    """A configured client's settings; its signer is closed again if no client comes of it."""
+    settings = _settings_of(config, name)
+    try:
+        yield settings
+    except BaseException:
+        settings["signer"].close()
+        raise
 
 
 def _settings_of(config: Config, name: str | None) -> ClientSettings:

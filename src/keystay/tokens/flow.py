@@ -31,6 +31,7 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 # What may stand in a header (RFC 6750 §2.1 allows less, servers send more).
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
 _MAX_LIFETIME = 10 * 365 * 86400
+_MAX_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def token_flow(
             code="token-redirect",
         )
     document = response.json_object()
-    if response.status not in (200, 201) or (document is not None and "error" in document):
+    if response.status not in (200, 201) or (document is not None and document.get("error")):
         if response.status in (404, 410):
             endpoint.forget()
         raise refusal(response, assertion, url)
@@ -195,7 +196,7 @@ def _check_algorithm(configuration: SmartConfiguration, assertion: ClientAsserti
         return
     common = [name for name in signer.algorithms if name in advertised]
     raise AlgorithmError(
-        f"{configuration.fhir_base_url} advertises {', '.join(advertised)} for client assertions, "
+        f"{configuration.fhir_base_url} advertises {_listed(advertised)} for client assertions, "
         f"not {signer.algorithm}.",
         cause=f"The key is {signer.key_type}; it could do {', '.join(signer.algorithms)}.",
         hint=f'Set algorithm = "{common[0]}".'
@@ -204,3 +205,8 @@ def _check_algorithm(configuration: SmartConfiguration, assertion: ClientAsserti
         "token_endpoint: that skips discovery.",
         code="algorithm-not-advertised",
     )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    shown = ", ".join(name[:_MAX_SHOWN] for name in names[:_MAX_SHOWN])
+    return shown if len(names) <= _MAX_SHOWN else f"{shown}, …"

@@ -1,7 +1,8 @@
 """Sends a flow's requests with httpx: one deadline, bounded size, no redirect.
 
-httpx's own timeouts bound each read, so a server that drips a byte at a time is never late.
-Under asyncio and trio a cancel scope ends the exchange; in a thread a timer shuts the socket.
+httpx's own timeouts bound each read, so a server that drips a byte at a time is never late; name
+resolution, and trying one address after another, know no deadline at all. Under asyncio and trio
+a cancel scope ends the exchange; otherwise it runs in a thread that is waited for no longer.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -19,6 +22,7 @@ import anyio
 import httpx
 
 from keystay.backends.secrets import SecretResolver
+from keystay.config.checks import http_faults
 from keystay.errors import ConfigurationError, NetworkError, NetworkTimeoutError
 from keystay.smart.messages import HttpRequest, HttpResponse
 
@@ -30,13 +34,19 @@ __all__ = ["new_async_client", "new_client", "send", "send_async"]
 
 
 def new_client(settings: HttpSettings) -> httpx.Client:
-    """A client for token requests and FHIR reads. No connection is kept: see `_LIMITS`."""
-    return httpx.Client(**_options(settings))
+    """A client for token requests and FHIR reads. No connection is kept: see `_LIMITS`.
+
+    Raises:
+        ConfigurationError: A setting cannot be used.
+    """
+    with _proxies_usable():
+        return httpx.Client(**_options(settings))
 
 
 def new_async_client(settings: HttpSettings) -> httpx.AsyncClient:
     """As `new_client`, asynchronous."""
-    return httpx.AsyncClient(**_options(settings))
+    with _proxies_usable():
+        return httpx.AsyncClient(**_options(settings))
 
 
 def send(
@@ -58,37 +68,56 @@ def send(
         NetworkTimeoutError: The deadline passed.
         NetworkError: Anything else that kept an answer from coming back whole.
     """
-    with _watchdog(deadline) as watchdog, _mapped(request, deadline):
+    line = _Line()
+
+    def exchange() -> HttpResponse:
         message = _message(client, request, deadline)
-        message.extensions["trace"] = watchdog.trace
+        message.extensions["trace"] = line.trace
         response = client.send(message, auth=auth, stream=True, follow_redirects=False)
         try:
-            watchdog.watch(response.extensions.get("network_stream"))
             _refuse_encoded(request, response)
             body = bytearray()
             for chunk in response.iter_raw():
-                _extend(body, chunk, request)
+                body += chunk
+                _refuse_longer(body, request)
         finally:
             response.close()
         return _answer(response, body)
+
+    _require_open(client)
+    with _mapped(request, deadline):
+        return _run(exchange, deadline, line)
 
 
 async def send_async(
     client: httpx.AsyncClient, request: HttpRequest, deadline: Deadline
 ) -> HttpResponse:
     """As `send`, for an asynchronous client."""
+    opened: list[Any] = []
+
+    async def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith(_CONNECTED):
+            opened.append(info["return_value"])
+
+    _require_open(client)
     with _mapped(request, deadline), anyio.fail_after(deadline.remaining):
-        response = await client.send(
-            _message(client, request, deadline), auth=None, stream=True, follow_redirects=False
-        )
         try:
-            _refuse_encoded(request, response)
-            body = bytearray()
-            async for chunk in response.aiter_raw():
-                _extend(body, chunk, request)
-        finally:
+            message = _message(client, request, deadline)
+            message.extensions["trace"] = trace
+            message.stream = _Body(request.body or b"")
+            response = await client.send(message, auth=None, stream=True, follow_redirects=False)
+            try:
+                _refuse_encoded(request, response)
+                body = await _read_async(response, request)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await response.aclose()
+        except BaseException:
+            # httpcore leaves the socket of a TLS handshake that is cancelled half-way.
             with anyio.CancelScope(shield=True):
-                await response.aclose()
+                for stream in opened:
+                    await stream.aclose()
+            raise
         return _answer(response, body)
 
 
@@ -96,8 +125,16 @@ async def send_async(
 # connection without a word, so every exchange opens its own.
 _LIMITS = httpx.Limits(max_keepalive_connections=0)
 
+# Events of httpcore's trace: a connection is there, its stream the event's return value.
+_CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete")
+
+# Seconds past its deadline that a cut exchange is given to end.
+_GRACE = 0.25
+
 
 def _options(settings: HttpSettings) -> dict[str, Any]:
+    for _, fault in http_faults(settings):
+        raise fault
     secrets = SecretResolver()
     agent = settings.user_agent or f"keystay/{metadata.version('keystay')}"
     options: dict[str, Any] = {
@@ -105,27 +142,35 @@ def _options(settings: HttpSettings) -> dict[str, Any]:
         "timeout": settings.timeout,
         "limits": _LIMITS,
         "headers": {"User-Agent": agent},
+        # Plain HTTP is for loopback only: through a proxy it would leave this machine.
+        "mounts": {"http://": None},
     }
     if settings.proxy is not None:
         options["proxy"] = _proxy(settings, secrets)
     return options
 
 
-def _tls(settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
+def _trust(settings: HttpSettings) -> ssl.SSLContext:
     try:
         context = (
-            ssl.create_default_context(cafile=settings.ca_bundle)
-            if settings.ca_bundle
-            else httpx.create_ssl_context()
+            httpx.create_ssl_context()
+            if settings.ca_bundle is None
+            else ssl.create_default_context(cafile=settings.ca_bundle)
         )
     except (OSError, ssl.SSLError) as error:
+        bundle = settings.ca_bundle or "that SSL_CERT_FILE or SSL_CERT_DIR names"
         raise ConfigurationError(
-            f"The CA bundle {settings.ca_bundle} cannot be used: {_reason(error)}.",
+            f"The CA bundle {bundle} cannot be used: {_reason(error)}.",
             hint="Name a PEM file with your organisation's CA certificates.",
             code="ca-bundle-invalid",
         ) from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.client_cert:
+    return context
+
+
+def _tls(settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
+    context = _trust(settings)
+    if settings.client_cert is not None:
         passphrase = secrets.resolve(
             settings.client_key_passphrase, "the passphrase of the client certificate's key"
         )
@@ -136,7 +181,7 @@ def _tls(settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
                 # Never let OpenSSL ask on the terminal.
                 passphrase.reveal() if passphrase else "",
             )
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"The client certificate {settings.client_cert} cannot be used: {_reason(error)}.",
                 hint="Check client_cert, client_key and client_key_passphrase; the key must belong "
@@ -148,26 +193,35 @@ def _tls(settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
 
 def _proxy(settings: HttpSettings, secrets: SecretResolver) -> httpx.Proxy:
     url = settings.proxy or ""
-    parts = urlsplit(url)
-    if parts.username is not None or parts.password is not None:
-        raise ConfigurationError(
-            "The proxy URL holds credentials.",
-            hint="Leave them out and set proxy_credentials to a reference: "
-            'proxy_credentials = "file:/run/secrets/proxy" with user:password in it.',
-            code="proxy-secret",
-        )
     credentials = secrets.resolve(settings.proxy_credentials, "the proxy's user:password")
     auth = None
     if credentials is not None:
         user, colon, password = credentials.reveal().partition(":")
         if not colon:
-            raise ConfigurationError("proxy_credentials does not refer to user:password.")
+            raise ConfigurationError(
+                "What proxy_credentials refers to is not user:password.",
+                hint=f"Write both, with a colon between them, where {settings.proxy_credentials} "
+                "points to.",
+                code="proxy-credentials-invalid",
+            )
         auth = (user, password)
+    # The proxy's own certificate, where it has one, is trusted as the servers' are.
+    tls = _trust(settings) if url.lower().startswith("https:") else None
+    return httpx.Proxy(url, ssl_context=tls, auth=auth)
+
+
+@contextmanager
+def _proxies_usable() -> Iterator[None]:
+    """What httpx says of a proxy that the environment names, without quoting it."""
     try:
-        return httpx.Proxy(url, auth=auth)
-    except (ValueError, httpx.InvalidURL):
+        yield
+    except (ValueError, ImportError, httpx.InvalidURL):
         raise ConfigurationError(
-            "The proxy is not a URL that can be used.", hint="Write http://proxy.example.org:3128."
+            "The proxy that the environment names cannot be used.",
+            cause="HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not an http:// or https:// URL; SOCKS "
+            "needs the package httpx[socks].",
+            hint="Correct or unset it, or set [http] proxy.",
+            code="proxy-invalid",
         ) from None
 
 
@@ -191,59 +245,102 @@ def _message(
     )
 
 
-class _Watchdog:
-    """Shuts the exchange's socket when the deadline passes."""
+def _require_open(client: httpx.Client | httpx.AsyncClient) -> None:
+    if client.is_closed:
+        raise ConfigurationError(
+            "The HTTP client is closed.",
+            cause="The token client, or the httpx client it was given, was used after close().",
+            hint="Make a new one, or close it later.",
+            code="client-closed",
+        )
 
-    def __init__(self, deadline: Deadline) -> None:
+
+class _Body(httpx.ByteStream):
+    """Not httpx's asynchronous generator: a connection that breaks strands it, trio reports it."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _Chunks(iter(self))
+
+
+class _Chunks:
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
+
+
+class _Line:
+    """The connection an exchange runs over, so that it can be cut."""
+
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._barked = False
-        self._timer = threading.Timer(deadline.remaining, self._bark)
-        self._timer.daemon = True
-        self._timer.start()
+        self._is_cut = False
 
     def trace(self, event: str, info: Mapping[str, Any]) -> None:
         """Httpx's `trace` extension: learns of each new connection."""
-        if event in ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete"):
-            self.watch(info["return_value"])
-
-    def watch(self, stream: Any) -> None:
-        """Shut this stream's socket when the time comes, or now if it has."""
-        found = stream.get_extra_info("socket") if stream is not None else None
-        if found is None:
+        if not event.endswith(_CONNECTED):
             return
+        found = info["return_value"].get_extra_info("socket")
         with self._lock:
-            if self._socket is None:
-                # A duplicate descriptor: wrapping in TLS detaches the object seen first, and
-                # the plain socket's shutdown does not wait for the peer as TLS's own would.
-                self._socket = socket.fromfd(found.fileno(), found.family, found.type)
-            if self._barked:
+            self._close()
+            # A duplicate descriptor: wrapping in TLS detaches the object seen now, and the
+            # plain socket's shutdown does not wait for the peer as TLS's own would.
+            self._socket = socket.fromfd(found.fileno(), found.family, found.type)
+            if self._is_cut:
                 self._shut()
 
-    def stop(self) -> None:
-        self._timer.cancel()
+    def cut(self) -> None:
+        """End the connection, and any that is made from now on."""
         with self._lock:
-            if self._socket is not None:
-                self._socket.close()
-
-    def _bark(self) -> None:
-        with self._lock:
-            self._barked = True
+            self._is_cut = True
             self._shut()
+
+    def close(self) -> None:
+        with self._lock:
+            self._close()
 
     def _shut(self) -> None:
         if self._socket is not None:
             with suppress(OSError):  # closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
-@contextmanager
-def _watchdog(deadline: Deadline) -> Iterator[_Watchdog]:
-    watchdog = _Watchdog(deadline)
+
+def _run(exchange: Callable[[], HttpResponse], deadline: Deadline, line: _Line) -> HttpResponse:
+    """Run an exchange in a thread; at the deadline cut its line and go on without it."""
+    future: Future[HttpResponse] = Future()
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(exchange))
+        except BaseException as error:  # noqa: BLE001 - raised again by future.result()
+            future.set_exception(error)
+        finally:
+            line.close()
+
+    if deadline.remaining <= 0:
+        raise TimeoutError
+    thread = threading.Thread(target=work, name="keystay-http", daemon=True)
+    thread.start()
     try:
-        yield watchdog
+        return future.result(deadline.remaining)
     finally:
-        watchdog.stop()
+        if not future.done():
+            line.cut()
+        # It ends at once, unless it is resolving a name or trying another address.
+        thread.join(_GRACE)
 
 
 def _refuse_encoded(request: HttpRequest, response: httpx.Response) -> None:
@@ -256,8 +353,23 @@ def _refuse_encoded(request: HttpRequest, response: httpx.Response) -> None:
         )
 
 
-def _extend(body: bytearray, chunk: bytes, request: HttpRequest) -> None:
-    body += chunk
+async def _read_async(response: httpx.Response, request: HttpRequest) -> bytearray:
+    body = bytearray()
+    try:
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > request.max_bytes and "network_stream" in response.extensions:
+                # The next read fails and ends httpx's nested generators. Leaving the loop would
+                # strand them, which trio reports.
+                await response.extensions["network_stream"].aclose()
+    except httpx.HTTPError:
+        if len(body) <= request.max_bytes:
+            raise
+    _refuse_longer(body, request)
+    return body
+
+
+def _refuse_longer(body: bytearray, request: HttpRequest) -> None:
     if len(body) > request.max_bytes:
         raise NetworkError(
             f"The answer to {request.purpose} is longer than {request.max_bytes} bytes.",
@@ -279,7 +391,7 @@ def _mapped(request: HttpRequest, deadline: Deadline) -> Iterator[None]:
         yield
     except (httpx.TimeoutException, TimeoutError) as error:
         raise _late(request, deadline) from error
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError) as error:
         if deadline.remaining <= 0:
             raise _late(request, deadline) from error
         raise _failed(request, error) from error
@@ -316,7 +428,7 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
             hint="Check the port; set [http] client_cert where mutual TLS is required.",
             code="tls-failed",
         )
-    if isinstance(root, socket.gaierror):
+    if isinstance(root, socket.gaierror | UnicodeError):
         return NetworkError(
             f"{what}: the host name cannot be resolved.",
             cause="The name is misspelt, or this machine has no DNS for it.",
@@ -327,7 +439,7 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
         return NetworkError(
             f"{what}: the connection was refused.",
             cause="Nothing listens there, or a firewall refuses.",
-            hint="Check host and port, and that the server runs.",
+            hint="Check host and port (the proxy's, if there is one), and that the server runs.",
             code="network-refused",
         )
     if isinstance(error, httpx.ProxyError):
@@ -344,10 +456,14 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
 
 
 def _root(error: BaseException) -> BaseException:
-    """The innermost error: httpx and httpcore wrap what the socket said."""
-    while (inner := error.__cause__ or error.__context__) is not None:
+    """The innermost error: httpx, httpcore and anyio wrap what the socket said."""
+    while True:
+        inner = error.__cause__ or error.__context__
+        if isinstance(error, BaseExceptionGroup):  # one for each address tried
+            inner = error.exceptions[0]
+        if inner is None:
+            return error
         error = inner
-    return error
 
 
 def _where(request: HttpRequest) -> str:
@@ -355,5 +471,6 @@ def _where(request: HttpRequest) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _reason(error: OSError) -> str:
-    return error.strerror or getattr(error, "reason", None) or type(error).__name__
+def _reason(error: Exception) -> str:
+    found = getattr(error, "reason", None) or getattr(error, "strerror", None)
+    return str(found or type(error).__name__)

@@ -14,9 +14,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from keystay.errors import (
     ConfigurationError,
+    KeyAmbiguousError,
     KeyNotFoundError,
     KeyUnusableError,
     LoginError,
+    SecretError,
 )
 from keystay.jwk import key_kind
 
@@ -31,6 +33,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 _QUERY = ("passphrase-source",)
 _SETTINGS = ("passphrase_source",)
 _MAX_BYTES = 1 << 20
+_MAX_PASSPHRASE = 1023
 _LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
 _PRIVATE_LABELS = frozenset(
     (b"PRIVATE KEY", b"ENCRYPTED PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
@@ -99,7 +102,15 @@ def load(uri: KeyURI, context: BackendContext) -> PrivateKey:
             hint=f"Check it: openssl pkey -in {path} -noout -check",
             code="pem-invalid",
         ) from None
-    key_kind(key.public_key())  # weak or of a kind that cannot sign: says so
+    try:
+        key_kind(key.public_key())
+    except KeyUnusableError as error:  # weak, or of a kind that cannot sign
+        raise KeyUnusableError(
+            f"{error.message} It is in {path}.",
+            cause=error.cause,
+            hint=error.hint,
+            code=error.code,
+        ) from None
     return cast(PrivateKey, key)
 
 
@@ -112,14 +123,28 @@ def passphrase_for(uri: KeyURI, context: BackendContext, path: Path) -> bytes | 
             raise ConfigurationError("passphrase_source in [backends.file] is not a string.")
         reference = setting
     secret = context.secrets.resolve(reference, f"the passphrase of {path}")
-    return None if secret is None else secret.reveal().encode()
+    passphrase = None if secret is None else secret.reveal().encode()
+    if passphrase is not None and len(passphrase) > _MAX_PASSPHRASE:
+        raise SecretError(
+            f"The passphrase of {path} has more than {_MAX_PASSPHRASE} bytes.",
+            cause="OpenSSL takes no longer one, so no key was encrypted with it.",
+            hint="Check what the reference names, or choose a shorter passphrase.",
+            code="secret-too-long",
+        )
+    return passphrase
 
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
-            if stat.S_ISREG(status.st_mode) and status.st_mode & 0o027:
+            if not stat.S_ISREG(status.st_mode):
+                raise KeyNotFoundError(
+                    f"{path} is not a regular file.",
+                    hint=f"Name the file with the private key, or make one: {_GENERATE}",
+                    code="key-file-unreadable",
+                )
+            if status.st_mode & 0o027:
                 raise KeyUnusableError(
                     f"The key file {path} has mode {stat.S_IMODE(status.st_mode):04o}.",
                     cause="Other users of this machine can read or change it.",
@@ -140,10 +165,22 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    # A FIFO must not be waited for: it is refused a moment later.
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _refuse_other(path: Path, data: bytes) -> None:
     """Refuse what is not a private key, each thing by its name."""
     labels = _LABEL.findall(data)
-    if any(label in _PRIVATE_LABELS for label in labels):
+    keys = sum(label in _PRIVATE_LABELS for label in labels)
+    if keys > 1:
+        raise KeyAmbiguousError(
+            f"The file {path} holds {keys} private keys.",
+            cause="Signing with whichever comes first would be a matter of chance.",
+            hint="Give each key a file of its own.",
+        )
+    if keys:
         return
     found, hint = (
         "no PEM document",

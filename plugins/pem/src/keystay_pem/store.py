@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -31,6 +33,7 @@ _CURVES: dict[str, ec.EllipticCurve] = {
     "P-521": ec.SECP521R1(),
 }
 _RSA = {"RSA-2048": 2048, "RSA-3072": 3072, "RSA-4096": 4096}
+_KEY_TYPES = (*_CURVES, *_RSA, "Ed25519")
 
 
 class PemStore:
@@ -53,8 +56,12 @@ class PemStore:
             ConfigurationError: The key type is unknown.
             BackendError: The file cannot be written.
         """
+        if key_type not in _KEY_TYPES:  # before anybody types a passphrase
+            raise ConfigurationError(
+                f"There is no key type {key_type!r}.", hint=f"Use one of {', '.join(_KEY_TYPES)}."
+            )
         path = path_of(self._uri, self._context)
-        if path.exists() or path.is_symlink():
+        if os.path.lexists(path):
             raise _exists(str(path))
         passphrase = passphrase_for(self._uri, self._context, path)
         encryption: KeySerializationEncryption = (
@@ -62,11 +69,13 @@ class PemStore:
         )
         key = _generate(key_type)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            # A name nobody else has, mode 0600; a crash long ago must not stand in the way.
+            descriptor, name = tempfile.mkstemp(prefix=".keystay-", dir=path.parent)
+            temporary = Path(name)
             try:
                 with os.fdopen(descriptor, "wb") as file:
+                    os.fchmod(descriptor, 0o600)  # whatever the umask took away
                     file.write(pem)
                     file.flush()
                     os.fsync(file.fileno())
@@ -107,12 +116,7 @@ def _generate(key_type: str) -> PrivateKey:
         return ec.generate_private_key(_CURVES[key_type])
     if key_type in _RSA:
         return rsa.generate_private_key(public_exponent=65537, key_size=_RSA[key_type])
-    if key_type == "Ed25519":
-        return ed25519.Ed25519PrivateKey.generate()
-    raise ConfigurationError(
-        f"There is no key type {key_type!r}.",
-        hint=f"Use one of {', '.join([*_CURVES, *_RSA, 'Ed25519'])}.",
-    )
+    return ed25519.Ed25519PrivateKey.generate()
 
 
 def _exists(path: str) -> KeyUnusableError:

@@ -1,0 +1,153 @@
+"""Where a token's private key is while it signs, as far as PKCS#11 lets us know.
+
+The rules, the first that holds decides; on doubt the weaker claim:
+
+| what we see                                                             | location      |
+|-------------------------------------------------------------------------|---------------|
+| module, token or manufacturer is one of known software, loaded directly  | in-process    |
+| known software, behind p11-kit's remoting client                         | other-process |
+| CKF_HW_SLOT on the slot and CKF_HW on the mechanism that signs           | hardware      |
+| the module is p11-kit's remoting client                                  | other-process |
+| anything else                                                            | in-process    |
+
+Attributes such as CKA_SENSITIVE are facts, and never raise the location: SoftHSM reports
+perfect ones for keys that it decrypts in this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING
+
+from pkcs11 import MechanismFlag, SlotFlag, TokenFlag
+
+from keystay.custody import Custody, Fact
+from keystay_pkcs11.slots import mechanism_flags
+
+if TYPE_CHECKING:
+    from pkcs11 import Token
+    from pkcs11._pkcs11 import lib
+
+__all__ = ["SOFTWARE", "Evidence", "gather", "judge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Software:
+    """A PKCS#11 module known to compute in the process that loads it.
+
+    Attributes:
+        name: For the reason.
+        word: Lower case; occurs in what the module or its token says of itself.
+        source: Where that is stated.
+    """
+
+    name: str
+    word: str
+    source: str
+
+
+SOFTWARE = (
+    Software("SoftHSM", "softhsm", "SoftHSMv2 src/lib/SoftHSM.cpp: C_GetInfo, C_GetTokenInfo"),
+    Software("NSS softoken", "mozilla foundation", "NSS lib/softoken/pkcs11.c: manufacturerID"),
+    Software("NSS softoken", "nss internal", "NSS lib/softoken/pkcs11.c: libraryDescription"),
+    Software("openCryptoki's soft token", "ibm soft", "openCryptoki usr/lib/soft_stdll"),
+    Software("openCryptoki's soft token", "model=soft", "openCryptoki usr/lib/soft_stdll"),
+    Software("Kryoptic", "kryoptic", "kryoptic src/lib.rs: C_GetInfo"),
+)
+"""Software that signs in the process that loads it."""
+
+_REMOTING = "p11-kit-client"
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What the module, the slot and the token say of themselves.
+
+    Attributes:
+        module: Real path of the module.
+        words: Descriptions and manufacturers, lower case.
+        hw_slot: CKF_HW_SLOT.
+        hw_mechanism: CKF_HW of the mechanism that signs.
+        facts: For the report.
+    """
+
+    module: str
+    words: str
+    hw_slot: bool
+    hw_mechanism: bool
+    facts: Mapping[str, str | bool]
+
+
+def gather(token: Token, module: str, library: lib, mechanism: int | None) -> Evidence:
+    """Ask the token.
+
+    Args:
+        token: python-pkcs11's token.
+        module: Real path of the module.
+        library: python-pkcs11's library.
+        mechanism: CKM number of the mechanism that signs, or None.
+    """
+    slot = token.slot
+    flags = mechanism_flags(slot, mechanism) if mechanism is not None else None
+    facts: dict[str, str | bool] = {
+        "module": module,
+        "token": token.label,
+        "token_serial": token.serial.decode(errors="replace").rstrip("\0 "),
+        "token_manufacturer": token.manufacturer_id,
+        "token_model": token.model,
+        "token_firmware": "{}.{}".format(*token.firmware_version),
+        "token_hardware": "{}.{}".format(*token.hardware_version),
+        "login_required": bool(token.flags & TokenFlag.LOGIN_REQUIRED),
+        "hardware_slot": bool(slot.flags & SlotFlag.HW_SLOT),
+        "hardware_mechanism": bool(flags and flags & MechanismFlag.HW),
+        "library": library.library_description,
+        "library_manufacturer": library.manufacturer_id,
+        "library_version": "{}.{}".format(*library.library_version),
+    }
+    texts = (
+        token.manufacturer_id,
+        f"model={token.model}",
+        slot.slot_description,
+        slot.manufacturer_id,
+        library.library_description,
+        library.manufacturer_id,
+    )
+    return Evidence(
+        module,
+        "\n".join(texts).lower(),
+        bool(facts["hardware_slot"]),
+        bool(facts["hardware_mechanism"]),
+        facts,
+    )
+
+
+def judge(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
+    """The custody of a key.
+
+    Args:
+        evidence: What `gather` found.
+        attributes: What the token says of the key (`sensitive`, …); facts only.
+    """
+    software = next((s for s in SOFTWARE if s.word in evidence.words), None)
+    remoted = PurePath(evidence.module).name.startswith(_REMOTING)
+    name = software.name if software else ""
+    facts = {
+        key: Fact(value, "reported") for key, value in {**evidence.facts, **attributes}.items()
+    }
+    if software is not None and not remoted:
+        reason = f"{name} is software that signs inside the process that loads it, this one."
+        return Custody("in-process", "reported", reason, facts)
+    if software is None and evidence.hw_slot and evidence.hw_mechanism:
+        reason = "The slot says it is hardware, and so does the mechanism that signs (CKF_HW)."
+        return Custody("hardware", "reported", reason, facts)
+    if remoted:
+        where = f"{name} works" if name else "the token is"
+        reason = f"The module is p11-kit's remoting client: {where} in another process."
+        return Custody("other-process", "reported", reason, facts)
+    reason = (
+        "Nothing shows that the module does not sign inside this process: neither CKF_HW_SLOT with "
+        "CKF_HW on the mechanism, nor remoting."
+    )
+    return Custody("in-process", "reported", reason, facts)

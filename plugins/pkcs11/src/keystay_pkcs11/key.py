@@ -1,0 +1,359 @@
+"""An opened key on a token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from os import getpid
+from time import monotonic
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple
+
+from pkcs11.exceptions import PinIncorrect, PKCS11Error, SessionClosed
+
+from keystay.backends import BackendSignature, Deadline, KeyDescription
+from keystay.errors import AlgorithmError, KeyChangedError, SignerClosedError
+from keystay.jwk import key_kind
+from keystay_pkcs11 import custody, keys, token
+from keystay_pkcs11.access import Access
+from keystay_pkcs11.cryptoki import Mechanism
+from keystay_pkcs11.errors import is_lost, mapped, translate
+from keystay_pkcs11.keys import KeyQuery
+from keystay_pkcs11.login import Credentials, refused_pins
+from keystay_pkcs11.mechanisms import plans_for_key
+from keystay_pkcs11.selection import TokenQuery
+from keystay_pkcs11.settings import Settings
+from keystay_pkcs11.slots import signing_mechanisms
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+
+    from keystay.backends import BackendContext, SigningKey, SignRequest
+    from keystay.key_uri import KeyURI
+    from keystay_pkcs11.connection import Connection
+    from keystay_pkcs11.keys import PrivateKey
+    from keystay_pkcs11.sessions import Session
+
+__all__ = ["Pkcs11Key", "open_access"]
+
+
+class _Binding(NamedTuple):
+    """Where the key is in one connection."""
+
+    connection: Connection
+    epoch: int
+    handle: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """How to make one algorithm's signature, as far as it can be known before."""
+
+    data: Callable[[SignRequest], bytes]
+    mechanism: Mechanism
+
+
+def open_access(uri: KeyURI, context: BackendContext, deadline: Deadline) -> Access:
+    """The way to the token a URI means; it logs in when first used.
+
+    Raises:
+        KeyURIError, ConfigurationError: The URI or the settings cannot be used.
+        KeyNotFoundError, KeyAmbiguousError: No token, or several, match.
+        BackendUnavailableError: The module does not start.
+    """
+    settings = Settings.read(uri, context.settings)
+    credentials = Credentials(settings.pin_source, context.secrets, settings.user_type)
+    found = token.acquire(TokenQuery.of(uri), settings, deadline)
+    return Access(found, credentials, settings.module)
+
+
+class Pkcs11Key:
+    """A private key on a token.
+
+    A PKCS#11 call that has begun cannot be interrupted: a deadline bounds the waiting for a
+    session, a lock or a restart, and is looked at before each call, not during one.
+
+    Args:
+        access: The way to the token; the key closes it.
+        query: Which key.
+        deadline: When to give up finding it.
+
+    Raises:
+        BackendError: It cannot be found, or used, or the token cannot be reached.
+    """
+
+    def __init__(self, access: Access, query: KeyQuery, deadline: Deadline) -> None:
+        self._access, self._query = access, query
+        self._token, self._module = access.token, access.token.module
+        self._closed = False
+        self._public_key: PublicKeyTypes | None = None
+        found, deadline = access.run("finding the key", deadline, self._look)
+        private, public, self._binding = found
+        self._public_key = public
+        # From now on exactly this key, also if the URI said only "the one there is".
+        self._query = KeyQuery(private.key_id or None, private.label or None)
+        kty, curve, _ = key_kind(public)
+        slot = self._binding.connection.native.slot
+        with self._module.gate.call(deadline), mapped("asking for mechanisms", self._token.place):
+            numbers = signing_mechanisms(slot)
+        if private.allowed_mechanisms:
+            numbers &= frozenset(private.allowed_mechanisms)
+        plans = plans_for_key(kty, curve, numbers)
+        self._prepared: Mapping[str, _Prepared] = {
+            name: _Prepared(plan.data, Mechanism(plan.mechanism, plan.parameter))
+            for name, plan in plans.items()
+        }
+        self._confirm = private.flags.get("always_authenticate", False)
+        facts = self._token.facts
+        self._id = f"{facts.serial}/{private.key_id.hex() or private.label}"
+        first = next((plan.mechanism for plan in plans.values()), None)
+        with self._module.gate.call(deadline):
+            evidence = custody.gather(
+                self._binding.connection.native, self._module.path, self._module.library, first
+            )
+        self._description = KeyDescription(
+            public_key=public,
+            algorithms=tuple(plans),
+            key_id=self._id,
+            label=private.label or private.key_id.hex(),
+            custody=custody.judge(evidence, private.flags),
+        )
+
+    @classmethod
+    def open(cls, uri: KeyURI, context: BackendContext) -> Pkcs11Key:
+        """Open the key a URI names.
+
+        Raises:
+            KeyURIError, ConfigurationError, SecretError: What the user wrote cannot be used.
+            LoginError: The PIN is missing, refused, or not tried because that could lock it.
+            KeyNotFoundError, KeyAmbiguousError, KeyUnusableError: As they say.
+            BackendUnavailableError: The module or the token fails.
+        """
+        deadline = Deadline.after(context.timeout)
+        query = KeyQuery(uri.attributes.get("id"), uri.attribute("object"))
+        access = open_access(uri, context, deadline)
+        try:
+            return cls(access, query, deadline)
+        except BaseException:
+            access.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Pkcs11Key {self._description.label!r} on {self._token.place}>"
+
+    def describe(self) -> KeyDescription:
+        """What is known about the key; the same at every call."""
+        return self._description
+
+    def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
+        """Hold a session for a block; waits for one until the deadline.
+
+        The lease is for one thread.
+
+        Raises:
+            BackendTimeoutError: None came free in time.
+            SignerClosedError: The key is closed.
+            BackendError: The token cannot be reached.
+        """
+        return _Lease(self, deadline)
+
+    def sign(self, request: SignRequest) -> BackendSignature:
+        """Sign, in a session of the pool.
+
+        Raises:
+            AlgorithmError: The token cannot do this algorithm with this key.
+            BackendTimeoutError: No session came free in time.
+            KeyChangedError: After a loss another key was found in its place.
+            BackendError: The token failed, also after recovery.
+        """
+        with _Lease(self, request.deadline) as lease:
+            return lease.sign(request)
+
+    def health(self, deadline: Deadline) -> None:
+        """Look for the key on the token. Does not sign.
+
+        Raises:
+            BackendError: It could not sign now.
+        """
+        self.bind(deadline)
+
+    def close(self) -> None:
+        """Let go of the key; the last user of the token logs out. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._access.close()
+
+    def bound(self, deadline: Deadline) -> _Binding:
+        """Where the key is in the connection of now."""
+        binding = self._binding
+        if (
+            binding.epoch == self._module.epoch
+            and self._module.pid == getpid()
+            and not self._closed
+        ):
+            return binding
+        return self.bind(deadline)
+
+    def bind(self, deadline: Deadline) -> _Binding:
+        """Find the key again."""
+        if self._closed:
+            raise SignerClosedError(
+                f"The key {self._description.label!r} is closed.",
+                hint="Open it again, or close it later.",
+            )
+        found, _ = self._access.run("finding the key", deadline, self._look)
+        self._binding = found[2]
+        return self._binding
+
+    def prepared(self, algorithm: str) -> _Prepared:
+        """How to make an algorithm's signature.
+
+        Raises:
+            AlgorithmError: The token cannot, with this key.
+        """
+        try:
+            return self._prepared[algorithm]
+        except KeyError:
+            raise AlgorithmError(
+                f"The key {self._description.label!r} on {self._token.place} cannot sign with "
+                f"{algorithm}.",
+                cause="The key is of another type, or the token has no mechanism for it.",
+                hint=f"It can do {', '.join(self._prepared) or 'none'}.",
+            ) from None
+
+    def _look(
+        self, connection: Connection, session: Session
+    ) -> tuple[PrivateKey, PublicKeyTypes, _Binding]:
+        place = self._token.place
+        private = keys.find(session, self._query, place)
+        public = keys.public_key_of(session, private, place)
+        if self._public_key is not None and public != self._public_key:
+            raise KeyChangedError(
+                f"The key {self._description.label!r} on {place} is another one than was opened.",
+                cause="The token came back with a new key under the same label and id.",
+                hint="Publish the new public key first, then open the signer again.",
+            )
+        return private, public, _Binding(connection, connection.epoch, private.handle)
+
+    def _sign_once(
+        self,
+        binding: _Binding,
+        session: Session,
+        prepared: _Prepared,
+        data: bytes,
+        request: SignRequest,
+    ) -> bytes:
+        """One signature; the session is the caller's.
+
+        Raises:
+            PKCS11Error: The token failed.
+        """
+        module = self._module
+        gate = module.gate
+        gate.enter(request.deadline)
+        try:
+            if binding.epoch != module.epoch:
+                raise SessionClosed
+            if self._confirm:
+                return self._sign_confirmed(binding.handle, session, prepared, data)
+            return module.cryptoki.sign(
+                session.handle, prepared.mechanism, binding.handle, data, session.buffer
+            )
+        finally:
+            gate.leave()
+
+    def _sign_confirmed(
+        self, handle: int, session: Session, prepared: _Prepared, data: bytes
+    ) -> bytes:
+        """One signature of a key that wants the PIN each time (CKA_ALWAYS_AUTHENTICATE)."""
+        place = self._token.place
+        pin = self._access.credentials.require_pin(place).reveal().encode()
+        refused_pins.check(self._token.identity, pin, place)
+        try:
+            return self._module.cryptoki.sign_confirmed(
+                session.handle, prepared.mechanism, handle, data, session.buffer, pin
+            )
+        except PinIncorrect:
+            refused_pins.add(self._token.identity, pin)
+            raise
+
+
+class _Lease:
+    """A session held for one block, by one thread."""
+
+    __slots__ = ("_binding", "_deadline", "_key", "_session")
+
+    def __init__(self, key: Pkcs11Key, deadline: Deadline) -> None:
+        self._key, self._deadline = key, deadline
+        self._session: Session | None = None
+
+    def __enter__(self) -> _Lease:
+        self._take(self._deadline)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            self._binding.connection.pool.release(session)
+
+    def sign(self, request: SignRequest) -> BackendSignature:
+        """Sign in the session held; see `Pkcs11Key.sign`."""
+        key, session = self._key, self._session
+        if session is None:
+            raise SignerClosedError(
+                "The lease on the key is over.", hint="Sign inside the with block."
+            )
+        prepared = key.prepared(request.algorithm.name)
+        data = prepared.data(request)
+        if monotonic() >= request.deadline.at:
+            request.deadline.check("Waiting for the token")
+        try:
+            value = key._sign_once(self._binding, session, prepared, data, request)
+        except PKCS11Error as error:
+            value = self._sign_again(prepared, data, request, error)
+            session = self._session
+            assert session is not None
+        return BackendSignature(value, "raw", key._id, None, session.number)
+
+    def _sign_again(
+        self, prepared: _Prepared, data: bytes, request: SignRequest, error: PKCS11Error
+    ) -> bytes:
+        """Recover, if that can help, and try once more."""
+        key, connection = self._key, self._binding.connection
+        self._drop()
+        place = key._token.place
+        if not is_lost(error):
+            raise translate(error, "signing", place) from error
+        key._access.recover(connection, error, request.deadline)
+        key.bind(request.deadline)
+        self._take(request.deadline)
+        assert self._session is not None
+        try:
+            return key._sign_once(self._binding, self._session, prepared, data, request)
+        except PKCS11Error as again:
+            self._drop()
+            raise translate(again, "signing", place) from again
+
+    def _take(self, deadline: Deadline) -> None:
+        key = self._key
+        binding = key.bound(deadline)
+        try:
+            self._session = binding.connection.pool.acquire(deadline)
+        except PKCS11Error as error:
+            key._access.recover(binding.connection, error, deadline)
+            binding = key.bind(deadline)
+            with mapped("opening a session", key._token.place):
+                self._session = binding.connection.pool.acquire(deadline)
+        self._binding = binding
+
+    def _drop(self) -> None:
+        """Let go of a session that failed."""
+        session, self._session = self._session, None
+        if session is not None:
+            self._binding.connection.pool.discard(session)

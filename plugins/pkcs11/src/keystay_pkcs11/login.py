@@ -1,0 +1,181 @@
+"""Logging in, with the care a PIN counter demands.
+
+A wrong PIN is tried once in a process: tokens lock after a few, and a daemon that retries locks
+them in a second. So a refused PIN is remembered (as a salted hash) and refused from then on
+without the token being asked, and no PIN is tried where one failure more would lock it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pkcs11 import TokenFlag
+from pkcs11.exceptions import PinIncorrect, PinInvalid, PinLenRange
+
+from keystay.errors import LoginError
+from keystay_pkcs11.errors import mapped
+
+if TYPE_CHECKING:
+    from keystay.backends import Secret, SecretResolver
+    from keystay_pkcs11.cryptoki import Cryptoki
+    from keystay_pkcs11.errors import Place
+
+__all__ = ["Credentials", "RefusedPins", "TokenIdentity", "check_flags", "log_in", "refused_pins"]
+
+logger = logging.getLogger("keystay.backends.pkcs11")
+
+TokenIdentity = tuple[str, str, str]
+"""Real module path, token label, token serial."""
+
+_CKU_SO = 0
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """How a key's owner logs in.
+
+    Attributes:
+        reference: Secret reference of the PIN, or None.
+        secrets: Resolves it, once.
+        user_type: CKU number.
+    """
+
+    reference: str | None
+    secrets: SecretResolver
+    user_type: int
+
+    def pin(self, place: Place) -> Secret | None:
+        """The PIN, or None when none is given.
+
+        Raises:
+            SecretError: The reference cannot be resolved.
+        """
+        return self.secrets.resolve(self.reference, f"the PIN of token {place.token}")
+
+    def require_pin(self, place: Place) -> Secret:
+        """The PIN.
+
+        Raises:
+            LoginError: None is given.
+            SecretError: The reference cannot be resolved.
+        """
+        pin = self.pin(place)
+        if pin is None:
+            raise LoginError(
+                f"The {place} wants a PIN and none is given.",
+                hint="Add pin-source=file:/run/secrets/pin (or env:NAME, or prompt:) to the key "
+                "URI's query, or pin_source = … to [backends.pkcs11].",
+                code="pin-missing",
+            )
+        return pin
+
+
+class RefusedPins:
+    """The PINs that tokens refused in this process, as salted hashes."""
+
+    def __init__(self) -> None:
+        self._salt = os.urandom(32)
+        self._seen: set[tuple[TokenIdentity, bytes]] = set()
+
+    def __repr__(self) -> str:
+        return f"<RefusedPins: {len(self._seen)}>"
+
+    def add(self, token: TokenIdentity, pin: bytes) -> None:
+        """Remember that `token` refused `pin`."""
+        self._seen.add((token, self._hash(pin)))
+
+    def check(self, token: TokenIdentity, pin: bytes, place: Place) -> None:
+        """Refuse a PIN that the token has refused before.
+
+        Raises:
+            LoginError: It has.
+        """
+        if (token, self._hash(pin)) in self._seen:
+            raise LoginError(
+                f"The {place} refused this PIN before; it is not tried again in this process.",
+                cause="The PIN is not this token's, and the token counts failed logins.",
+                hint="Correct the PIN that pin-source refers to and open the key again.",
+                code="pin-incorrect",
+            )
+
+    def _hash(self, pin: bytes) -> bytes:
+        return hashlib.blake2b(pin, key=self._salt).digest()
+
+
+refused_pins = RefusedPins()
+"""Those of this process."""
+
+
+def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
+    """Refuse to log in where one more failure would lock the token.
+
+    Args:
+        flags: The token's flags now (PKCS #11 v3.1, section 3.2, CK_TOKEN_INFO).
+        user_type: CKU number; the security officer has flags of their own.
+        place: For messages.
+
+    Raises:
+        LoginError: The PIN is locked, or only one try is left.
+    """
+    officer = user_type == _CKU_SO
+    who = "security officer's PIN" if officer else "PIN"
+    locked = TokenFlag.SO_PIN_LOCKED if officer else TokenFlag.USER_PIN_LOCKED
+    final = TokenFlag.SO_PIN_FINAL_TRY if officer else TokenFlag.USER_PIN_FINAL_TRY
+    low = TokenFlag.SO_PIN_COUNT_LOW if officer else TokenFlag.USER_PIN_COUNT_LOW
+    if flags & locked:
+        raise LoginError(
+            f"The {who} of {place} is locked.",
+            cause="Too many wrong PINs were tried.",
+            hint="Have the security officer set a new PIN (pkcs11-tool --init-pin).",
+            code="pin-locked",
+        )
+    if flags & final:
+        raise LoginError(
+            f"The {place} has one try left for the {who}; it is not used up here.",
+            cause="Wrong PINs were tried before (CKF_USER_PIN_FINAL_TRY).",
+            hint="Log in once by hand with the right PIN (pkcs11-tool --login), which resets the "
+            "counter, then open the key again.",
+            code="pin-final-try",
+        )
+    if flags & low:
+        logger.warning("A wrong %s was tried on %s since the last good login.", who, place)
+
+
+def log_in(
+    cryptoki: Cryptoki,
+    session: int,
+    user_type: int,
+    pin: bytes | None,
+    token: TokenIdentity,
+    place: Place,
+) -> bool:
+    """Log in on an open session; the caller has checked the token's flags.
+
+    Args:
+        cryptoki: The module's functions.
+        session: Session handle.
+        user_type: CKU number.
+        pin: The PIN, or None to have it entered at the device.
+        token: What a refused PIN is remembered for.
+        place: For messages.
+
+    Returns:
+        False if somebody else in this process was logged in already.
+
+    Raises:
+        LoginError: The PIN is refused, or was before.
+        BackendError: The token fails in another way.
+    """
+    if pin is not None:
+        refused_pins.check(token, pin, place)
+    try:
+        with mapped("logging in", place):
+            return cryptoki.login(session, user_type, pin)
+    except LoginError as error:
+        if pin is not None and isinstance(error.__cause__, PinIncorrect | PinInvalid | PinLenRange):
+            refused_pins.add(token, pin)
+        raise

@@ -1,0 +1,285 @@
+"""A token as a key store: makes keys that cannot leave it, and lists those that are there."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pkcs11 import Attribute, MechanismFlag
+from pkcs11.exceptions import (
+    AttributeValueInvalid,
+    DomainParamsInvalid,
+    PKCS11Error,
+)
+from pkcs11.mechanisms import KeyType, Mechanism
+
+from keystay.backends import Deadline, KeyRecord
+from keystay.errors import (
+    ConfigurationError,
+    KeyNotFoundError,
+    KeyUnusableError,
+    SignerClosedError,
+    did_you_mean,
+)
+from keystay.key_uri import encode_id
+from keystay_pkcs11 import keys
+from keystay_pkcs11.errors import mapped
+from keystay_pkcs11.key import open_access
+from keystay_pkcs11.keys import KeyQuery
+from keystay_pkcs11.public_keys import key_type_name
+
+if TYPE_CHECKING:
+    from pkcs11 import Object
+
+    from keystay.backends import BackendContext
+    from keystay.key_uri import KeyURI
+    from keystay_pkcs11.access import Access
+    from keystay_pkcs11.connection import Connection
+    from keystay_pkcs11.keys import PrivateKey
+    from keystay_pkcs11.sessions import Session
+
+__all__ = ["Pkcs11Store"]
+
+_RSA_BITS = {"RSA-2048": 2048, "RSA-3072": 3072, "RSA-4096": 4096}
+# CKA_EC_PARAMS: a DER object identifier (RFC 5480 §2.1.1.1), or the curve's name.
+_CURVES = {
+    "P-256": (bytes.fromhex("06082a8648ce3d030107"),),
+    "P-384": (bytes.fromhex("06052b81040022"),),
+    "P-521": (bytes.fromhex("06052b81040023"),),
+    "Ed25519": (bytes.fromhex("06032b6570"), b"\x13\x0cedwards25519"),
+}
+_KEY_TYPES = (*_CURVES, *_RSA_BITS)
+_WRONG_CURVE = (DomainParamsInvalid, AttributeValueInvalid)
+# What a generated key must be: name as reported, and value.
+_REQUIRED = {"sensitive": True, "extractable": False}
+_ID_BYTES = 8
+# Generating RSA-4096 in a slow token takes its time; a PKCS#11 call cannot be interrupted anyway.
+_GENERATE_SECONDS = 120.0
+
+
+class Pkcs11Store:
+    """The token a `pkcs11:` URI means.
+
+    Args:
+        access: The way to the token; the store closes it.
+        uri: What the user wrote.
+        timeout: Seconds each operation may wait.
+    """
+
+    def __init__(self, access: Access, uri: KeyURI, timeout: float) -> None:
+        self._access, self._uri, self._timeout = access, uri, timeout
+        self._module_path = access.module_path
+        self._place = access.token.place
+        self._closed = False
+
+    @classmethod
+    def open(cls, uri: KeyURI, context: BackendContext) -> Pkcs11Store:
+        """Open the token a URI means, logged in.
+
+        Raises:
+            KeystayError: As for opening a key, but for the key itself.
+        """
+        deadline = Deadline.after(context.timeout)
+        access = open_access(uri, context, deadline)
+        try:
+            access.connect(deadline)
+            return cls(access, uri, context.timeout)
+        except BaseException:
+            access.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Pkcs11Store {self._place}>"
+
+    def generate_key(self, key_type: str) -> KeyRecord:
+        """Generate a key pair in the token: sensitive, not extractable, for signing only.
+
+        Args:
+            key_type: `P-256`, `P-384`, `P-521`, `RSA-2048`, `RSA-3072`, `RSA-4096`, and, where
+                the token has the mechanism, `Ed25519`.
+
+        Returns:
+            The private key. Its label is the URI's `object`, its CKA_ID the URI's `id` or 8
+            random bytes; the public key has the same.
+
+        Raises:
+            ConfigurationError: The key type is unknown, or the URI names no label.
+            KeyUnusableError: A key of that label or id exists (it is left as it is), or the
+                token made one that can leave it (it is destroyed).
+            BackendError: The token refuses.
+        """
+        self._check_open()
+        if key_type not in _KEY_TYPES:
+            raise ConfigurationError(
+                f"There is no key type {key_type!r}.", hint=did_you_mean(key_type, _KEY_TYPES)
+            )
+        label = self._uri.attribute("object")
+        if not label:
+            raise ConfigurationError(
+                "The key URI gives the new key no label.",
+                hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
+                code="key-label-missing",
+            )
+        deadline = Deadline.after(self._timeout)
+        # The first use recovers a connection that was lost; generating is not repeated.
+        self._access.run("looking for keys", deadline, self._find)
+        connection = self._access.connect(deadline)
+        with mapped("generating the key", self._place):
+            session = connection.open_session(deadline, rw=True)
+        try:
+            with (
+                connection.module.gate.call(Deadline.after(_GENERATE_SECONDS)),
+                mapped("generating the key", self._place),
+            ):
+                return self._generate(session, key_type, label)
+        finally:
+            connection.close_session(session)
+
+    def list_keys(self) -> list[KeyRecord]:
+        """Every private key that the URI's `object` and `id` match, by label.
+
+        Raises:
+            BackendError: The token fails.
+        """
+        self._check_open()
+        found, _ = self._access.run("listing the keys", Deadline.after(self._timeout), self._find)
+        return sorted(found, key=lambda record: (record.label, record.key_id))
+
+    def close(self) -> None:
+        """Let go of the token; its last user logs out. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._access.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SignerClosedError(f"The key store {self._place} is closed.")
+
+    def _find(self, connection: Connection, session: Session) -> list[KeyRecord]:
+        query = KeyQuery(self._uri.attributes.get("id"), self._uri.attribute("object"))
+        return [self._record(session, key) for key in keys.find_all(session, query)]
+
+    def _generate(self, session: Session, key_type: str, label: str) -> KeyRecord:
+        self._refuse_existing(session, KeyQuery(label=label))
+        key_id = self._uri.attributes.get("id")
+        if key_id is not None:
+            self._refuse_existing(session, KeyQuery(key_id=key_id))
+        else:
+            key_id = os.urandom(_ID_BYTES)
+        public, private = _generate_pair(session, key_type, key_id, label)
+        try:
+            (made,) = (k for k in keys.find_all(session, KeyQuery(key_id, label))
+                       if k.handle == private.handle)  # fmt: skip
+            self._check_made(made)
+            return self._record(session, made)
+        except BaseException:
+            for item in (private, public):
+                _destroy(item)
+            raise
+
+    def _refuse_existing(self, session: Session, query: KeyQuery) -> None:
+        if found := keys.find_all(session, query):
+            raise KeyUnusableError(
+                f"The {self._place} has a private key with {query} already: {found[0]}.",
+                cause="Replacing a key that a server knows locks the client out.",
+                hint="Choose another label (object=) or id for the new key.",
+                code="key-exists",
+            )
+
+    def _check_made(self, key: PrivateKey) -> None:
+        wrong = [name for name, value in _REQUIRED.items() if key.flags.get(name) is not value]
+        if wrong:
+            raise KeyUnusableError(
+                f"The {self._place} made a key that is not as asked for: "
+                f"{', '.join(f'{name} is {key.flags.get(name)}' for name in wrong)}. "
+                "It was destroyed.",
+                cause="The token does not heed CKA_SENSITIVE and CKA_EXTRACTABLE.",
+                hint="Use another token, or generate the key with the vendor's tool.",
+                code="key-attributes-ignored",
+            )
+
+    def _record(self, session: Session, key: PrivateKey) -> KeyRecord:
+        facts = self._access.token.facts
+        path = [f"token={_quoted(facts.label)}"] if facts.label else []
+        if not facts.label or "serial" in self._uri.attributes:
+            path.append(f"serial={_quoted(facts.serial)}")
+        if key.label:
+            path.append(f"object={_quoted(key.label)}")
+        if key.key_id:
+            path.append(f"id={encode_id(key.key_id)}")
+        query = {"module-path": self._module_path, **self._uri.query}
+        return KeyRecord(
+            uri=f"pkcs11:{';'.join(path)}?"
+            + "&".join(f"{name}={_quoted(value)}" for name, value in query.items()),
+            key_type=self._type_of(session, key),
+            label=key.label,
+            key_id=f"{facts.serial}/{key.key_id.hex() or key.label}",
+            attributes={**key.flags, "id": key.key_id.hex()},
+        )
+
+    def _type_of(self, session: Session, key: PrivateKey) -> str:
+        try:
+            return key_type_name(keys.public_key_of(session, key, self._place))
+        except (KeyNotFoundError, KeyUnusableError):
+            return key.type_name
+
+
+def _generate_pair(
+    session: Session, key_type: str, key_id: bytes, label: str
+) -> tuple[Object, Object]:
+    """Public and private key.
+
+    Raises:
+        PKCS11Error: The token refuses.
+    """
+    common: dict[str, Any] = {
+        "id": key_id,
+        "label": label,
+        "store": True,
+        "capabilities": MechanismFlag.SIGN | MechanismFlag.VERIFY,
+        "public_template": {Attribute.PRIVATE: False, Attribute.VERIFY_RECOVER: False},
+        "private_template": {
+            Attribute.PRIVATE: True,
+            Attribute.SENSITIVE: True,
+            Attribute.EXTRACTABLE: False,
+            Attribute.SIGN_RECOVER: False,
+        },
+    }
+    native = session.native
+    if key_type in _RSA_BITS:
+        return native.generate_keypair(
+            KeyType.RSA,
+            _RSA_BITS[key_type],
+            mechanism=Mechanism.RSA_PKCS_KEY_PAIR_GEN,
+            **common,
+        )
+    kind, mechanism = KeyType.EC, Mechanism.EC_KEY_PAIR_GEN
+    if key_type == "Ed25519":
+        kind, mechanism = KeyType.EC_EDWARDS, Mechanism.EC_EDWARDS_KEY_PAIR_GEN
+    *others, last = _CURVES[key_type]
+
+    def generate(parameters: bytes) -> tuple[Object, Object]:
+        domain = native.create_domain_parameters(
+            kind, {Attribute.EC_PARAMS: parameters}, local=True
+        )
+        return domain.generate_keypair(mechanism=mechanism, **common)
+
+    for parameters in others:
+        try:
+            return generate(parameters)
+        except _WRONG_CURVE:
+            continue
+    return generate(last)
+
+
+def _destroy(item: Object) -> None:
+    try:
+        item.destroy()
+    except PKCS11Error:
+        return
+
+
+def _quoted(value: str) -> str:
+    # RFC 7512 §2.3 and 2.4: these need no escape in either part.
+    return quote(value, safe="-._~/:")

@@ -1,0 +1,173 @@
+"""A token in use, shared by every key and store of this process that works with it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from pkcs11.exceptions import PKCS11Error
+
+from keystay.errors import BackendUnavailableError
+from keystay_pkcs11 import module as modules
+from keystay_pkcs11.connection import Connection
+from keystay_pkcs11.errors import Place, is_lost, mapped, translate
+from keystay_pkcs11.selection import TokenFacts, TokenQuery, select
+
+if TYPE_CHECKING:
+    from keystay.backends import Deadline
+    from keystay_pkcs11.login import Credentials, TokenIdentity
+    from keystay_pkcs11.module import Module
+    from keystay_pkcs11.settings import Settings
+
+__all__ = ["Token", "acquire"]
+
+
+class Token:
+    """One token.
+
+    Attributes:
+        module: Its module.
+        facts: What it says of itself.
+        place: For messages.
+        users: Keys and stores that have it open.
+    """
+
+    def __init__(self, module: Module, facts: TokenFacts) -> None:
+        self.module, self.facts = module, facts
+        self.place = Place(module.path, facts.label or facts.serial)
+        self.users = 0
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+        self._rw = False
+        self._max_sessions = 1
+
+    def __repr__(self) -> str:
+        return f"<Token {self.facts} of {self.module.path}>"
+
+    @property
+    def identity(self) -> TokenIdentity:
+        """What a refused PIN is remembered for."""
+        return self.module.path, self.facts.label, self.facts.serial
+
+    def allow(self, settings: Settings) -> None:
+        """Take up a user's wishes; the most generous ones hold."""
+        self._rw = self._rw or settings.rw
+        self._max_sessions = max(self._max_sessions, settings.max_sessions)
+        if (connection := self._connection) is not None:
+            connection.allow(rw=self._rw, max_sessions=self._max_sessions)
+
+    def connect(self, credentials: Credentials, deadline: Deadline) -> Connection:
+        """The connection of the module's present epoch, logged in.
+
+        One thread connects; the others wait for it, and for its login.
+
+        Raises:
+            LoginError, SecretError: As `Connection.log_in`.
+            BackendUnavailableError: The module does not start, or the token is gone.
+            PKCS11Error: The token fails.
+        """
+        epoch = self.module.start(deadline)
+        connection = self._connection
+        if connection is not None and connection.epoch == epoch:
+            return connection
+        with self.module.locked(self._lock, deadline):
+            connection = self._connection
+            if connection is None or connection.epoch != epoch:
+                connection = self._connect(epoch, credentials, deadline)
+                self._connection = connection
+            return connection
+
+    def log_in_again(
+        self, connection: Connection, credentials: Credentials, deadline: Deadline
+    ) -> None:
+        """Hold the login again, if it was lost, and let go of sessions that may be dead.
+
+        Raises:
+            LoginError, SecretError, PKCS11Error: As `Connection.log_in`.
+        """
+        with self.module.locked(self._lock, deadline):
+            connection.pool.flush()
+            connection.log_in(credentials, deadline)
+
+    def release(self) -> None:
+        """One user less; the last one logs out and closes the sessions."""
+        with modules.registry_lock():
+            self.users -= 1
+            last = not self.users
+            if last:
+                self.module.tokens.pop((self.facts.label, self.facts.serial), None)
+        if last:
+            connection, self._connection = self._connection, None
+            if connection is not None and self.module.pid == os.getpid():
+                connection.close()
+        self.module.release()
+
+    def after_fork(self) -> None:
+        """In a forked child: the parent's login and sessions are not ours."""
+        self._lock = threading.Lock()
+        self._connection = None
+
+    def _connect(self, epoch: int, credentials: Credentials, deadline: Deadline) -> Connection:
+        found, _ = self.module.present_tokens(deadline)
+        mine = (self.facts.label, self.facts.serial)
+        native = next((n for facts, n in found if (facts.label, facts.serial) == mine), None)
+        if native is None:
+            self.module.token_missing(epoch)
+            raise BackendUnavailableError(
+                f"The {self.place} is not there any more.",
+                cause="It was removed, or its daemon is down.",
+                hint="Bring it back; it is found again by its label and serial.",
+                code="token-gone",
+            )
+        connection = Connection(
+            self.module,
+            native,
+            epoch,
+            self.place,
+            self.identity,
+            rw=self._rw,
+            max_sessions=self._max_sessions,
+        )
+        try:
+            connection.log_in(credentials, deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self.module.confirm()
+        return connection
+
+
+def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
+    """The token a URI means, not logged in yet; `Token.release` must follow.
+
+    Raises:
+        KeyNotFoundError: There is none.
+        KeyAmbiguousError: There are several.
+        ConfigurationError: The module cannot be loaded.
+        BackendUnavailableError: It does not start, or fails.
+    """
+    module = modules.acquire(settings.module, settings.init_args, deadline)
+    try:
+        try:
+            found, trouble = module.present_tokens(deadline)
+        except PKCS11Error as error:
+            # A signer opened earlier may have this module running on a connection that is dead.
+            if not is_lost(error):
+                raise translate(error, "listing the tokens", module.place) from error
+            module.restart(module.epoch, error, deadline)
+            module.start(deadline)
+            with mapped("listing the tokens", module.place):
+                found, trouble = module.present_tokens(deadline)
+        facts = select([facts for facts, _ in found], query, module.place, trouble)
+        with modules.registry_lock():
+            key = (facts.label, facts.serial)
+            token = module.tokens.get(key)
+            if token is None:
+                token = module.tokens[key] = Token(module, facts)
+            token.users += 1
+    except BaseException:
+        module.release()
+        raise
+    token.allow(settings)
+    return token
