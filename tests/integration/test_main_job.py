@@ -122,15 +122,17 @@ async def test_a_patient_is_read_without_blocking(
 ) -> None:
     """The same through the asynchronous client, under asyncio and trio."""
     smart_server.register(CLIENT, jwks=keystay.JWKSet.from_signers([signer]))
-    async with keystay.AsyncTokenClient(
-        fhir_base_url=smart_server.fhir_base_url,
-        client_id=CLIENT,
-        signer=signer,
-        scope=SCOPE,
-        allow_insecure_loopback=True,
-    ) as client:
-        async with httpx.AsyncClient(base_url=client.fhir_base_url, auth=client.auth()) as fhir:
-            response = await fhir.get("Patient/123")
+    async with (
+        keystay.AsyncTokenClient(
+            fhir_base_url=smart_server.fhir_base_url,
+            client_id=CLIENT,
+            signer=signer,
+            scope=SCOPE,
+            allow_insecure_loopback=True,
+        ) as client,
+        httpx.AsyncClient(base_url=client.fhir_base_url, auth=client.auth()) as fhir,
+    ):
+        response = await fhir.get("Patient/123")
 
     assert (200, "123") == (response.status_code, response.json()["id"])
 
