@@ -27,7 +27,7 @@ setup: ## .venv with keystay and its plugins
 
 .PHONY: setup-dev
 setup-dev: ## the same, and all that tests and checks need
-	@tools/setup system runtime dev servers
+	@tools/setup system runtime dev servers emulators
 
 .PHONY: check
 check: ## format, lint, types, layers, shell scripts
