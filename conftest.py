@@ -4,4 +4,6 @@ pytest_plugins = [
     "tests.support.secrets_watch",
     "tests.support.fixtures",
     "tests.support.token_clients",
+    "tests.support.aws_fixtures",
+    "tests.support.gcp_fixtures",
 ]

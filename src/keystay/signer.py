@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from keystay.algorithms import Algorithm
     from keystay.backends.port import BackendSignature
     from keystay.custody import Custody
+    from keystay.private_key import BackedPrivateKey
 
 __all__ = ["DEFAULT_TIMEOUT", "Signer", "Verify", "open_signer"]
 
@@ -272,6 +273,64 @@ class Signer:
         except Exception as error:
             raise unexpected(self._name, error) from error
 
+    def sign_digest(
+        self, digest: bytes, algorithm: str | None = None, *, timeout: float | None = None
+    ) -> bytes:
+        """Sign a message of which only the digest is known.
+
+        Args:
+            digest: The message's hash, of the length that the algorithm's hash has.
+            algorithm: As for `sign`; not EdDSA, which signs the message itself.
+            timeout: As for `sign`.
+
+        Returns:
+            As for `sign`.
+
+        Raises:
+            AlgorithmError: The algorithm takes no digest, or one of another length; or the
+                backend needs the message.
+            KeystayError: As for `sign`.
+        """
+        self._check_open()
+        chosen = self._algorithm if algorithm is None else self._choose(algorithm)
+        if not chosen.digest_size:
+            raise AlgorithmError(
+                f"{chosen.name} signs messages, not digests.",
+                hint="Hand the message over: signer.sign(message).",
+                code="message-needed",
+            )
+        if len(digest) != chosen.digest_size:
+            raise AlgorithmError(
+                f"The digest for {chosen.name} has {len(digest)} bytes, "
+                f"{chosen.digest_size} are due.",
+                hint=f"Hash the message with {chosen.hash_name}, once.",
+                code="digest-invalid",
+            )
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        request = SignRequest(chosen, None, bytes(digest), deadline)
+
+        def answer() -> bytes:
+            if self._lease is None:
+                return self._checked(self._key.sign(request), request)
+            with self._lease(deadline) as key:
+                return self._checked(key.sign(request), request)
+
+        return self._guarded(answer)
+
+    def as_private_key(self) -> BackedPrivateKey:
+        """The key as the `cryptography` library's private keys look, for other libraries.
+
+        Whatever they sign with it is signed by this signer, with its deadline and its checks.
+        The private numbers stay where they are: asking for them is a `KeyUnusableError`.
+
+        Returns:
+            An `RSAPrivateKey`, `EllipticCurvePrivateKey` or `Ed25519PrivateKey`. It works as
+            long as the signer is open.
+        """
+        from keystay.private_key import backed_private_key
+
+        return backed_private_key(self)
+
     def health(self, *, timeout: float | None = None) -> None:
         """Return if the key could sign now; raise what is wrong otherwise. Does not sign.
 
@@ -327,22 +386,25 @@ class Signer:
             raise unexpected(self._name, error) from error
 
     def _choose(self, name: str | None) -> Algorithm:
-        able = ", ".join(self._algorithms)
+        able, remedy = ", ".join(self._algorithms), self._description.algorithm_hint
         if name is None:
             if not self._algorithms:
                 raise AlgorithmError(
                     f"The key {self._name} ({self._kind}) can sign with no JWS algorithm.",
                     cause="The device offers no signature mechanism that fits the key.",
-                    hint="Choose another key type, or ask the vendor for the mechanism.",
+                    hint=remedy or "Choose another key type, or ask the vendor for the mechanism.",
                 )
             return algorithms.get(self._algorithms[0])
         chosen = algorithms.get(name)
         if name not in self._algorithms:
             raise AlgorithmError(
                 f"The key {self._name} ({self._kind}) cannot sign with {name}.",
-                hint=f"It can do {able}: configure one of these, or choose another key."
-                if able
-                else "It can do none that JWS knows: choose another key.",
+                hint=remedy
+                or (
+                    f"It can do {able}: configure one of these, or choose another key."
+                    if able
+                    else "It can do none that JWS knows: choose another key."
+                ),
             )
         return chosen
 

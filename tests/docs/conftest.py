@@ -20,6 +20,7 @@ from keystay.testing import AuthorizationServer, FHIRServer, Reply, Request
 from keystay.testing.loopback import LoopbackServer
 
 HERE = Path(__file__).parent
+EXAMPLE = HERE.parents[1] / "examples" / "keystay-example-backend"
 CLIENT_ID = "nightly-export"
 ORIGIN = "https://ehr.example.org"
 PIN = "493827"
@@ -85,6 +86,7 @@ def make_stage(directory: Path, port: int = 0) -> Stage:
             "/run/secrets/": f"{directory}/secrets/",
             "/etc/ssl/hospital-ca.pem": f"{directory}/ca.pem",
             LIBRARY: softhsm_library(),
+            "examples/keystay-example-backend": str(EXAMPLE),
         },
     )
 

@@ -139,6 +139,8 @@ class KeyDescription:
         custody: Where the private key is while it signs.
         signs_here: The signature is computed by the very library that would verify it, in
             this process (a PEM key). The core then verifies one when it opens the key, not each.
+        algorithm_hint: What to do when another algorithm is asked for than the key can do here,
+            in the backend's own words; None for a general remedy.
     """
 
     public_key: PublicKeyTypes
@@ -147,6 +149,7 @@ class KeyDescription:
     label: str
     custody: Custody
     signs_here: bool = False
+    algorithm_hint: str | None = None
 
 
 class SigningKey(Protocol):

@@ -1,0 +1,46 @@
+"""Where a KMS key is while it signs, as far as KMS says.
+
+The location is `remote-service`, whatever the origin: that a key is in an HSM is what AWS
+reports, and reports are facts beside the location, never a reason to raise it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keystay.custody import Custody, Fact
+
+if TYPE_CHECKING:
+    from keystay_aws_kms.metadata import KeyMetadata
+
+__all__ = ["custody_of"]
+
+# KMS API reference, KeyMetadata: Origin.
+_ORIGINS = {
+    "AWS_KMS": "it was generated in AWS KMS",
+    "EXTERNAL": "it was generated elsewhere and imported, so copies may exist",
+    "AWS_CLOUDHSM": "it is in the CloudHSM cluster of a custom key store",
+    "EXTERNAL_KEY_STORE": "it is in a key manager outside AWS, reached by an external key store",
+}
+
+
+def custody_of(metadata: KeyMetadata, endpoint: str | None) -> Custody:
+    """The custody of a key.
+
+    Args:
+        metadata: What KMS says of it.
+        endpoint: The endpoint that somebody named, or None.
+    """
+    origin = str(metadata.facts.get("origin", ""))
+    what = _ORIGINS.get(origin, f"its origin is {origin or 'not reported'}")
+    reason = f"The private key signs in AWS KMS and does not leave it; {what}."
+    facts = dict(metadata.facts)
+    if endpoint is not None:
+        reason = f"{reason} KMS was reached at {endpoint}, which the configuration names."
+        facts["endpoint"] = endpoint
+    return Custody(
+        "remote-service",
+        "reported",
+        reason,
+        {name: Fact(value, "reported") for name, value in facts.items()},
+    )

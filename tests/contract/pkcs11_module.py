@@ -1,0 +1,98 @@
+"""The contract for any PKCS#11 module; `tests.support.pkcs11_modules` runs it in a process.
+
+| variable               | means                                                               |
+|------------------------|---------------------------------------------------------------------|
+| `KEYSTAY_MODULE`       | absolute path of the module                                         |
+| `KEYSTAY_TOKEN`        | the token's label                                                   |
+| `KEYSTAY_PIN_FILE`     | a file with its PIN, mode 0600                                      |
+| `KEYSTAY_KEY_TYPES`    | types of keys, separated by commas                                  |
+| `KEYSTAY_CANNOT`       | JSON: what the module cannot do, and why                            |
+| `KEYSTAY_LOCATION`     | where its keys are, if that is known                                |
+| `KEYSTAY_INIT_ARGS`    | what C_Initialize is given in pReserved, if anything                |
+| `KEYSTAY_LABEL`        | prefix of the keys' labels; those that are missing are generated    |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import pytest
+
+import keystay
+from keystay.backends import BackendContext, GeneratesKeys
+from keystay.backends.registry import default_registry
+from keystay.key_uri import parse
+from keystay.testing import SignerContract
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from keystay.testing.signer_contract import OpenSigner
+
+ENV = os.environ
+PIN = Path(ENV["KEYSTAY_PIN_FILE"]).read_text().strip()
+LABEL = ENV.get("KEYSTAY_LABEL", "contract")
+INIT_ARGS = ENV.get("KEYSTAY_INIT_ARGS")
+SETTINGS: dict[str, object] = {"init_args": INIT_ARGS} if INIT_ARGS else {}
+KINDS = {"P-256": "EC:secp256r1", "P-384": "EC:secp384r1", "P-521": "EC:secp521r1"}
+
+
+def uri(key_type: str) -> str:
+    return (
+        f"pkcs11:token={ENV['KEYSTAY_TOKEN']};object={LABEL}-{key_type}"
+        f"?module-path={ENV['KEYSTAY_MODULE']}&pin-source=file:{ENV['KEYSTAY_PIN_FILE']}"
+    )
+
+
+def generate(key_type: str, number: int) -> None:
+    """With OpenSC; with keystay where OpenSC cannot start the module."""
+    if INIT_ARGS:
+        store = default_registry().open_store(parse(uri(key_type)), BackendContext(SETTINGS))
+        assert isinstance(store, GeneratesKeys)
+        store.generate_key(key_type)
+        store.close()
+        return
+    kind = KINDS.get(key_type) or key_type.lower().replace("-", ":")
+    subprocess.run(
+        [
+            "pkcs11-tool", "--module", ENV["KEYSTAY_MODULE"],
+            "--token-label", ENV["KEYSTAY_TOKEN"], "--login", "--pin", "env:KEYSTAY_TEST_PIN",
+            "--keypairgen", "--key-type", kind, "--label", f"{LABEL}-{key_type}",
+            "--id", f"{number:02x}", "--usage-sign",
+        ],
+        env={**ENV, "KEYSTAY_TEST_PIN": PIN},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def generated() -> None:
+    for number, key_type in enumerate(TestModule.keys, start=0xA0):
+        generate(key_type, number)
+
+
+class TestModule(SignerContract):
+    keys = tuple(ENV["KEYSTAY_KEY_TYPES"].split(","))
+    cannot: ClassVar = {
+        "swap": "shown on SoftHSM: tests/contract/test_pkcs11.py",
+        **json.loads(ENV.get("KEYSTAY_CANNOT", "{}")),
+    }
+    expected_location: ClassVar = ENV.get("KEYSTAY_LOCATION")
+    ecdsa_signatures = int(ENV.get("KEYSTAY_ECDSA", "500"))
+    soak_signatures = int(ENV.get("KEYSTAY_SOAK", "10"))
+
+    @pytest.fixture
+    def secrets(self) -> list[str]:
+        return [PIN]
+
+    @pytest.fixture
+    def open_signer(self, generated: None) -> OpenSigner:
+        def open_signer(*args: str, **options: Any) -> keystay.Signer:
+            return keystay.open_signer(uri(args[0]), backends={"pkcs11": SETTINGS}, **options)
+
+        return open_signer

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Starts a software token and runs a command beside it.
+#
+#   pkcs11_modules.sh nss|opencryptoki|tpm DIRECTORY COMMAND...
+#
+# DIRECTORY is empty and holds a file `pin`. The token is called keystay-peer. The command finds
+# KEYSTAY_MODULE, KEYSTAY_TOKEN and KEYSTAY_PIN_FILE in its environment.
+set -euo pipefail
+what=$1 dir=$2
+shift 2
+PATH=$PATH:/usr/sbin:/sbin
+export KEYSTAY_TOKEN=keystay-peer KEYSTAY_PIN_FILE=$dir/pin
+find_module() { compgen -G "/usr/lib/*/$1" | head -n 1; }
+
+init_token() {
+    pkcs11-tool --module "$KEYSTAY_MODULE" --slot-index 0 --init-token --label "$KEYSTAY_TOKEN" \
+        --so-pin 87654321 >&2
+    pkcs11-tool --module "$KEYSTAY_MODULE" --token-label "$KEYSTAY_TOKEN" --login \
+        --login-type so --so-pin 87654321 --init-pin --new-pin "$(<"$dir/pin")" >&2
+}
+
+nss() {
+    mkdir "$dir/db"
+    certutil -N -d "sql:$dir/db" -f "$dir/pin"
+    KEYSTAY_MODULE=$(find_module libsoftokn3.so)
+    KEYSTAY_INIT_ARGS="configdir='sql:$dir/db' certPrefix='' keyPrefix='' secmod='secmod.db' "
+    KEYSTAY_INIT_ARGS+="flags= dbTokenDescription='$KEYSTAY_TOKEN'"
+    export KEYSTAY_MODULE KEYSTAY_INIT_ARGS
+    exec "$@"
+}
+
+# In mount and IPC namespaces of its own: nothing of the machine's changes. Needs root.
+opencryptoki() {
+    if [[ -z ${KEYSTAY_UNSHARED-} ]]; then
+        KEYSTAY_UNSHARED=1 exec unshare -m -i "$0" opencryptoki "$dir" "$@"
+    fi
+    mount --make-rprivate /
+    mkdir -p "$dir"/{etc,lock} /var/lock/opencryptoki /var/log/opencryptoki
+    cp -a /var/lib/opencryptoki "$dir/lib"
+    printf 'version opencryptoki-3.1\n\nslot 0\n{\nstdll = libpkcs11_sw.so\n}\n' \
+        >"$dir/etc/opencryptoki.conf"
+    mount --bind "$dir/etc" /etc/opencryptoki
+    mount --bind "$dir/lib" /var/lib/opencryptoki
+    mount --bind "$dir/lock" /var/lock/opencryptoki
+    mount -t tmpfs tmpfs /dev/shm
+    mkdir -p /var/lock/opencryptoki/{swtok,tpm,lite,ccatok,ep11tok,icsf}
+    chgrp -R pkcs11 /var/lock/opencryptoki
+    chmod -R 770 /var/lock/opencryptoki
+    pkcsslotd -f >"$dir/log" 2>&1 &
+    trap 'kill $(jobs -p)' EXIT
+    sleep 1.5
+    KEYSTAY_MODULE=$(find_module opencryptoki/libopencryptoki.so.0)
+    export KEYSTAY_MODULE
+    init_token
+    "$@"
+}
+
+tpm() {
+    if [[ -z ${KEYSTAY_BUS-} ]]; then
+        KEYSTAY_BUS=1 exec dbus-run-session -- "$0" tpm "$dir" "$@"
+    fi
+    mkdir "$dir"/{state,store}
+    local port=$((20000 + $$ % 10000 * 2))
+    swtpm socket --tpm2 --tpmstate "dir=$dir/state" \
+        --server "type=tcp,port=$port,bindaddr=127.0.0.1" \
+        --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" \
+        --flags not-need-init,startup-clear >"$dir/log" 2>&1 &
+    trap 'kill $(jobs -p)' EXIT
+    sleep 1
+    tpm2-abrmd --session --allow-root --tcti="swtpm:host=127.0.0.1,port=$port" >>"$dir/log" 2>&1 &
+    sleep 1.5
+    export TPM2_PKCS11_TCTI=tabrmd:bus_type=session TPM2_PKCS11_STORE=$dir/store
+    export TPM2_PKCS11_LOG_LEVEL=0 TSS2_LOG=all+none
+    KEYSTAY_MODULE=$(find_module pkcs11/libtpm2_pkcs11.so)
+    export KEYSTAY_MODULE
+    init_token
+    "$@"
+}
+
+"$what" "$@"
