@@ -59,6 +59,7 @@ UNDER_LOAD = (
     PRELUDE
     + """
 signer = keystay.open_signer(sys.argv[1])
+check(signer, b"before")  # a fork during an import would hang in the import system
 stop = threading.Event()
 failures = []
 def load():
@@ -202,6 +203,22 @@ children = [fork(lambda: [check(signer, b"worker") for _ in range(50)]) for _ in
 for child in children:
     ended_well(child)
 signer.close()
+"""
+    )
+    token.run_python(source, token.key_uri("epic"))
+
+
+def test_processes_open_at_once(token: SoftHSM) -> None:
+    """Four processes log in at once: SoftHSM hides a token that another one is writing to."""
+    source = (
+        PRELUDE
+        + """
+def work():
+    for _ in range(5):
+        with keystay.open_signer(sys.argv[1]) as signer:
+            check(signer, b"message")
+for child in [fork(work) for _ in range(4)]:
+    ended_well(child)
 """
     )
     token.run_python(source, token.key_uri("epic"))

@@ -100,7 +100,7 @@ class BearerAuth(httpx.Auth):
 
 def _was_sent(token: AccessToken, response: httpx.Response) -> bool:
     """Whether the request answered bore the token: after a redirect to elsewhere it does not."""
-    return response.request.headers.get("Authorization") == token.authorization
+    return bool(response.request.headers.get("Authorization") == token.authorization)
 
 
 def _repeatable(request: httpx.Request) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keystay.errors import KeyUnusableError
@@ -84,7 +85,7 @@ def test_bad_point(point: bytes) -> None:
         ec_public_key(bytes.fromhex("06082a8648ce3d030107"), point)
 
 
-NAMES = {
+NAMES: dict[str, PublicKeyTypes] = {
     "RSA-2048": rsa.generate_private_key(65537, 2048).public_key(),
     "P-384": ec.generate_private_key(ec.SECP384R1()).public_key(),
     "secp256k1": ec.generate_private_key(ec.SECP256K1()).public_key(),
