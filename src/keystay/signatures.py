@@ -7,6 +7,7 @@ guesses: the caller says which it has.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from keystay import algorithms
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from keystay.algorithms import Algorithm
 
-__all__ = ["der_to_raw", "digest_info", "raw_to_der", "verify"]
+__all__ = ["der_to_raw", "digest_info", "load", "raw_to_der", "verify"]
 
 # DER of DigestInfo up to the digest itself (RFC 8017 §9.2, note 1).
 _DIGEST_INFO_PREFIX = {
@@ -29,6 +30,13 @@ _DIGEST_INFO_PREFIX = {
 }
 
 _SEQUENCE, _INTEGER = 0x30, 0x02
+
+_NEEDED = (
+    "cryptography.exceptions",
+    "cryptography.hazmat.primitives.hashes",
+    "cryptography.hazmat.primitives.asymmetric.padding",
+    "cryptography.hazmat.primitives.asymmetric.utils",
+)
 
 # JWK's curve by the name `cryptography` gives it. Size alone would let secp256k1 pass for P-256.
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
@@ -157,6 +165,16 @@ def verify(
             f"The {algorithm.name} signature does not verify with the public key.",
             cause="Another key signed, or the bytes signed were not the ones expected.",
         ) from None
+
+
+def load() -> None:
+    """Import what `verify` needs, ahead of its first use.
+
+    A child forked while another thread imports would wait for that thread's import lock for ever.
+    """
+    for name in _NEEDED:
+        import_module(name)
+    import_module("cryptography.hazmat.backends").default_backend()
 
 
 def _resolve(algorithm: str | Algorithm) -> Algorithm:

@@ -147,6 +147,7 @@ class Signer:
             raise ConfigurationError(
                 f"verify is {verify!r}.", hint='Write verify = "always" or verify = "first".'
             )
+        signatures.load()
         self._key = key
         self._lease = key.lease if isinstance(key, LeasesKey) else None
         self._name = name or "the key"

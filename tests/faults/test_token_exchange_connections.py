@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
+import select
 import socket
 import ssl
 import struct
-import threading
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -350,18 +349,22 @@ def _tunnel(server: RawServer, connection: socket.socket) -> None:
     host, _, port = target.decode().partition(":")
     with socket.create_connection((host, int(port)), timeout=10) as upstream:
         connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        back = threading.Thread(target=_pump, args=(upstream, connection), daemon=True)
-        back.start()
-        _pump(connection, upstream)
-        back.join()
+        _relay(connection, upstream)
 
 
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            sink.sendall(data)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+def _relay(client: socket.socket, upstream: socket.socket) -> None:
+    """Pass bytes both ways until one side ends; one thread, because TLS allows no two."""
+    other = {client: upstream, upstream: client}
+    while True:
+        pending = isinstance(client, ssl.SSLSocket) and client.pending()
+        for source in [client] if pending else select.select([*other], [], [], 10)[0]:
+            try:
+                data = source.recv(65536)
+                other[source].sendall(data)
+            except OSError:
+                return
+            if not data:
+                return
 
 
 class TestProxy:

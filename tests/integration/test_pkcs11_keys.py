@@ -58,8 +58,12 @@ def read_public_key(token: SoftHSM, key_id: str, name: str) -> PublicKeyTypes:
         )
         return load_der_public_key(target.read_bytes())
     # OpenSC 0.23 exports no P-384, but prints CKA_EC_POINT: a DER OCTET STRING.
-    listing = token.pkcs11_tool("--list-objects", "--type", "pubkey", "--id", key_id)
-    found = re.search(r"EC_POINT:\s+([0-9a-f]+)", listing)
+    # It lists every public key, whatever --id says, and in any order.
+    listing = token.pkcs11_tool("--list-objects", "--type", "pubkey")
+    entry = next(
+        e for e in listing.split("Public Key Object") if re.search(rf"ID:\s+{key_id}\n", e)
+    )
+    found = re.search(r"EC_POINT:\s+([0-9a-f]+)", entry)
     assert found, listing
     der = bytes.fromhex(found[1])
     point = der[3 if der[1] == 0x81 else 2 :]

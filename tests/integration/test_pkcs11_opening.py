@@ -31,6 +31,7 @@ from keystay.errors import (
     SignatureInvalidError,
 )
 from keystay_pkcs11 import module as modules
+from tests.support.p11kit import find_client_module
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -203,6 +204,15 @@ def test_the_only_token(token: SoftHSM) -> None:
         assert signer.key_id.endswith("/a1")
 
 
+def test_server_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """p11-kit's client without its server says what to start."""
+    monkeypatch.setenv("P11_KIT_SERVER_ADDRESS", f"unix:path={tmp_path / 'nowhere'}")
+
+    error = refused(f"pkcs11:token=x;object=y?module-path={find_client_module()}")
+
+    assert ("token-not-found", True) == (error.code, "p11-kit server" in (error.hint or ""))
+
+
 def test_pin_missing(token: SoftHSM) -> None:
     """A token that wants a PIN and gets none says how to give one."""
     error = refused(f"{token.uri};object=open-good?module-path={token.module}")
@@ -216,6 +226,18 @@ def test_settings(token: SoftHSM) -> None:
     table = {"module": token.module, "pin_source": str(token.pin_file), "max_sessions": 2}
 
     with keystay.open_signer(f"{token.uri};object=open-good", backends={"pkcs11": table}) as signer:
+        signer.sign(b"message")
+
+
+def test_allowed_mechanisms(token: SoftHSM) -> None:
+    """A key restricted by CKA_ALLOWED_MECHANISMS claims only what it is allowed."""
+    token.pkcs11_tool(
+        "--login", "--keypairgen", "--key-type", "rsa:2048", "--label", "pss-only", "--id", "b3",
+        "--usage-sign", "--sensitive", "--allowed-mechanisms", "RSA-PKCS-PSS",
+    )  # fmt: skip
+
+    with keystay.open_signer(token.key_uri("pss-only")) as signer:
+        assert ("PS384", "PS256", "PS512") == signer.algorithms
         signer.sign(b"message")
 
 

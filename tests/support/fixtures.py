@@ -17,6 +17,7 @@ import pytest
 from keystay.testing import Reply, Request, SmartTestServer
 from tests.support.oidc_provider import OIDCProvider
 from tests.support.p11kit import P11KitServer
+from tests.support.p11shim import ShimmedToken, compile_shim
 from tests.support.secrets_watch import WATCH
 from tests.support.softhsm import SoftHSM
 
@@ -65,6 +66,18 @@ def p11kit(softhsm: SoftHSM) -> Iterator[P11KitServer]:
         for name, value in server.env.items():
             patch.setenv(name, value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def shim_module(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The PKCS#11 shim, compiled."""
+    return compile_shim(tmp_path_factory.mktemp("p11shim"))
+
+
+@pytest.fixture
+def shimmed(fresh_softhsm: SoftHSM, shim_module: Path, tmp_path: Path) -> ShimmedToken:
+    """A SoftHSM token for one test behind the shim, to be used in subprocesses."""
+    return ShimmedToken(fresh_softhsm, shim_module, tmp_path)
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
     from keystay.config import load_config
     from keystay.smart.messages import HttpRequest
     from keystay.tokens.client import TokenClient
-    from keystay.tokens.http import new_client, send
+    from keystay.tokens.exchange import send
+    from keystay.tokens.http_clients import new_client
 
     if len(arguments) > 2:
         raise click.UsageError("Give a client and one path.")

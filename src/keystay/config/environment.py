@@ -45,7 +45,7 @@ def client_from(environ: Mapping[str, str]) -> ClientConfig | None:
     values: dict[str, Any] = {
         key: environ[variable] for variable, key in _CLIENT_VARIABLES.items() if variable in environ
     }
-    if not {"fhir_base_url", "client_id", "key"} & values.keys():
+    if not values:
         return None
     for variable, key in _CLIENT_VARIABLES.items():
         if key in ("fhir_base_url", "client_id", "key") and not values.get(key):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from keystay.signer import Signer
 
 __all__ = ["load_config", "open_client_signer"]
+
+T = TypeVar("T")
 
 
 def load_config(
@@ -40,7 +42,11 @@ def load_config(
         return Config(environment_client=client)
     file = read_file(found)
     http = _relative_to(found.parent, file.http)
-    return Config(found, file.clients, client, http, file.policy, file.backends)
+    backends = {
+        scheme: {name: _reference_from(found.parent, value) for name, value in table.items()}
+        for scheme, table in file.backends.items()
+    }
+    return Config(found, file.clients, client, http, file.policy, backends)
 
 
 def open_client_signer(config: Config, name: str | None = None) -> Signer:
@@ -73,8 +79,14 @@ def _relative_to(folder: Path, http: HttpSettings) -> HttpSettings:
         if (value := getattr(http, name)) is not None
     }
     references = {
-        name: f"file:{folder / value.removeprefix('file:')}"
+        name: _reference_from(folder, getattr(http, name))
         for name in ("proxy_credentials", "client_key_passphrase")
-        if (value := getattr(http, name)) is not None and value.startswith("file:")
     }
     return msgspec.structs.replace(http, **paths, **references)
+
+
+def _reference_from(folder: Path, value: T) -> T | str:
+    """A secret reference to a relative file, made to start at the folder; all else as it is."""
+    if not isinstance(value, str) or not value.startswith("file:"):
+        return value
+    return f"file:{folder.absolute() / value.removeprefix('file:')}"

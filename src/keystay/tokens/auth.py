@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BearerAuth"]
 
+_UNAUTHORIZED = 401
+
 
 class BearerAuth(httpx.Auth):
     """Sends a bearer token to the allowed origins, and to no other (RFC 6750 §2.1).
@@ -64,7 +66,7 @@ class BearerAuth(httpx.Auth):
         token = self._cached() or self._token()
         request.headers["Authorization"] = token.authorization
         response = yield request
-        if _refuses(response, token):
+        if response.status_code == _UNAUTHORIZED and _was_sent(token, response):
             self._reject(token)
             if _repeatable(request):
                 request.headers["Authorization"] = self._token().authorization
@@ -80,7 +82,7 @@ class BearerAuth(httpx.Auth):
         token = self._cached() or await self._fetch()
         request.headers["Authorization"] = token.authorization
         response = yield request
-        if _refuses(response, token):
+        if response.status_code == _UNAUTHORIZED and _was_sent(token, response):
             self._reject(token)
             if _repeatable(request):
                 request.headers["Authorization"] = (await self._fetch()).authorization
@@ -96,10 +98,9 @@ class BearerAuth(httpx.Auth):
         return (url.scheme, url.raw_host, url.port) in self._origins
 
 
-def _refuses(response: httpx.Response, token: AccessToken) -> bool:
-    """Whether it is the token that was refused: after a redirect to elsewhere it was not sent."""
-    sent = response.request.headers.get("Authorization")
-    return response.status_code == httpx.codes.UNAUTHORIZED and sent == token.authorization
+def _was_sent(token: AccessToken, response: httpx.Response) -> bool:
+    """Whether the request answered bore the token: after a redirect to elsewhere it does not."""
+    return bool(response.request.headers.get("Authorization") == token.authorization)
 
 
 def _repeatable(request: httpx.Request) -> bool:

@@ -17,8 +17,9 @@ from keystay.errors import ConfigurationError, did_you_mean
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.tokens.exchange import send, send_async
 from keystay.tokens.flow import Action, BuildAssertion, Endpoint, token_flow
-from keystay.tokens.http import new_async_client, new_client, send, send_async
+from keystay.tokens.http_clients import new_async_client, new_client
 
 if TYPE_CHECKING:
     import httpx

@@ -18,7 +18,7 @@ from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.access_token import AccessToken
-from keystay.tokens.refusal import refusal
+from keystay.tokens.refusal import correlation_id, refusal
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
@@ -183,6 +183,7 @@ def _unusable(response: HttpResponse, url: str, why: str) -> TokenResponseError:
     return TokenResponseError(
         f"The token response of {url} cannot be used: {why}.",
         status=response.status,
+        correlation_id=correlation_id(response),
         cause="The server departs from SMART App Launch 2.2 (access_token, token_type, "
         "expires_in and scope are required), or something else answered.",
         hint="Check token_endpoint; report it to the server's vendor.",

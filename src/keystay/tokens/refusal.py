@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
     from keystay.smart.messages import HttpResponse
 
-__all__ = ["clock_offset", "refusal"]
+__all__ = ["clock_offset", "correlation_id", "refusal"]
 
 _CORRELATION_HEADERS = (
     "x-correlation-id",
@@ -72,9 +72,7 @@ def refusal(response: HttpResponse, assertion: ClientAssertion, endpoint: str) -
     error = _text(body.get("error")) or ""
     description = _text(body.get("error_description"))
     uri = _text(body.get("error_uri"))
-    correlation = next(
-        (_text(response.headers[h]) for h in _CORRELATION_HEADERS if h in response.headers), None
-    )
+    correlation = correlation_id(response)
     said = f"{error}" + (f" ({description})" if description else "") if error else "no error code"
     message = f"The authorization server at {endpoint} answered HTTP {response.status}: {said}."
     if uri:
@@ -95,6 +93,12 @@ def refusal(response: HttpResponse, assertion: ClientAssertion, endpoint: str) -
         hint=hint,
         code=code,
     )
+
+
+def correlation_id(response: HttpResponse) -> str | None:
+    """The server's own id of this exchange, made safe to show, or None."""
+    headers = response.headers
+    return next((_text(headers[name]) for name in _CORRELATION_HEADERS if name in headers), None)
 
 
 def clock_offset(response: HttpResponse) -> float | None:

@@ -10,7 +10,7 @@ import pytest
 from keystay.errors import KeystayError, TokenRefusedError, TokenResponseError
 from keystay.testing import Reply
 from tests.support.secrets_watch import WATCH
-from tests.support.token_clients import SCOPE, TOKEN, grant
+from tests.support.token_clients import GRANT, SCOPE, TOKEN, grant
 
 if TYPE_CHECKING:
     import keystay
@@ -207,3 +207,9 @@ def test_other_statuses_are_no_success(ask: Any, status: int) -> None:
 def test_created_is_a_success(ask: Any) -> None:
     """Some servers answer 201."""
     assert TOKEN == ask(Reply(201, {}, grant().body)).value
+
+
+def test_life_counts_from_before_the_request(ask: Any) -> None:
+    """Time that the answer took is not added to the token's life."""
+    reply = Reply.json(GRANT, delay=0.5)
+    assert 299.0 < ask(reply).expires_in < 299.6

@@ -144,6 +144,13 @@ def _read(path: Path) -> bytes:
                     hint=f"Name the file with the private key, or make one: {_GENERATE}",
                     code="key-file-unreadable",
                 )
+            if status.st_uid not in (0, os.geteuid()):
+                raise KeyUnusableError(
+                    f"The key file {path} belongs to user id {status.st_uid}.",
+                    cause="Whoever owns it can replace it.",
+                    hint="Let root or the user running this own it.",
+                    code="key-file-unsafe",
+                )
             if status.st_mode & 0o027:
                 raise KeyUnusableError(
                     f"The key file {path} has mode {stat.S_IMODE(status.st_mode):04o}.",

@@ -87,8 +87,8 @@ class Connection:
         """
         gate, cryptoki = self.module.gate, self.module.cryptoki
         with gate.call(deadline):
-            holder = self._live_holder()
-            if not self.login_required or cryptoki.logged_in(holder.handle):
+            holder = self._live_holder(credentials.user_type)
+            if not self.login_required or cryptoki.logged_in(holder.handle, credentials.user_type):
                 return
             flags = self.native.slot.get_token().flags
         check_flags(flags, credentials.user_type, self._place)
@@ -143,10 +143,10 @@ class Connection:
             finally:
                 holder.native.close()
 
-    def _live_holder(self) -> Session:
+    def _live_holder(self, user_type: int) -> Session:
         if self._holder is not None:
             try:
-                self.module.cryptoki.logged_in(self._holder.handle)
+                self.module.cryptoki.logged_in(self._holder.handle, user_type)
             except PKCS11Error as error:
                 if not is_lost(error):
                     raise

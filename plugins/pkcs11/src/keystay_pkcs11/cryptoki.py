@@ -24,9 +24,9 @@ _CKR_OK = 0
 _CKR_USER_ALREADY_LOGGED_IN = 0x100
 _CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 _CKF_OS_LOCKING_OK = 0x2
-# CK_STATE: the user's sessions, read-only and read-write, and the security officer's.
-_USER_STATES = frozenset((1, 3))
-_SO_STATE = 4
+_CKU_SO, _CKU_USER = 0, 1
+# CK_STATE of a session while that user is logged in, read-only and read-write.
+_STATES = {_CKU_USER: frozenset((1, 3)), _CKU_SO: frozenset((4,))}
 
 # Positions in CK_FUNCTION_LIST, after the version (pkcs11f.h).
 _INITIALIZE, _FINALIZE, _GET_SESSION_INFO, _LOGIN, _LOGOUT, _SIGN_INIT, _SIGN = (
@@ -94,11 +94,6 @@ class SignBuffer:
         self.length = c_ulong(size)
         self.length_address = ctypes.addressof(self.length)
 
-    @property
-    def value(self) -> bytes:
-        """The signature written last."""
-        return ctypes.string_at(self.address, self.length.value)
-
 
 class Cryptoki:
     """The functions of one module.
@@ -145,11 +140,16 @@ class Cryptoki:
         """C_Finalize. No other call into the module may be under way."""
         _check(self._finalize(None))
 
-    def logged_in(self, session: int) -> bool:
-        """Whether the user or the security officer is logged in, as a session's state tells."""
+    def logged_in(self, session: int, user_type: int) -> bool:
+        """Whether that user is logged in, as the session's state tells.
+
+        Args:
+            session: Session handle.
+            user_type: CKU number; for a vendor's, whoever is logged in counts.
+        """
         info = _SessionInfo()
         _check(self._session_info(session, byref(info)))
-        return info.state in _USER_STATES or info.state == _SO_STATE
+        return info.state in _STATES.get(user_type, _STATES[_CKU_USER] | _STATES[_CKU_SO])
 
     def login(self, session: int, user_type: int, pin: bytes | None) -> bool:
         """C_Login.
@@ -181,7 +181,7 @@ class Cryptoki:
         buffer.length.value = buffer.size
         if value := self._sign(session, data, len(data), buffer.address, buffer.length_address):
             raise exception_for(value)
-        return buffer.value
+        return buffer.data[: buffer.length.value]  # type: ignore[return-value]
 
     def sign_confirmed(
         self,
@@ -198,7 +198,7 @@ class Cryptoki:
         self.login(session, CKU_CONTEXT_SPECIFIC, pin)
         buffer.length.value = buffer.size
         _check(self._sign(session, data, len(data), buffer.address, buffer.length_address))
-        return buffer.value
+        return buffer.data[: buffer.length.value]  # type: ignore[return-value]
 
 
 def _check(value: int) -> None:

@@ -155,13 +155,32 @@ class Module:
             self._unconfirmed = False
             self._restarted = time.monotonic()
 
-    def token_missing(self, epoch: int) -> None:
-        """A token that was there is not: start again at the next attempt.
+    def look_again(self, epoch: int, deadline: Deadline) -> bool:
+        """Start anew because a token is missing, but not while another one is in use.
 
-        p11-kit's client, for one, starts happily without its server, and never looks again.
+        SoftHSM does not see a token that another process is just writing to (which it does at
+        every login), and p11-kit's client, started without its server, never looks again.
+
+        Returns:
+            Whether it makes sense to look again.
         """
+        with self.locked(self._lock, deadline):
+            if self.epoch != epoch:
+                return True
+            if any(token.connected_in(epoch) for token in self.tokens.values()):
+                return False
+            with self.gate.alone(min(deadline.remaining, _QUIET_SECONDS)):
+                self._end_epoch()
+                self._stale = True
+                self._start()
+            return True
+
+    def give_up(self, epoch: int) -> None:
+        """A token stays missing: start anew at the next attempt, which waits a moment."""
         with self._lock:
-            if self.epoch == epoch and self._ready:
+            if self.epoch == epoch and not any(
+                token.connected_in(epoch) for token in self.tokens.values()
+            ):
                 self._end_epoch()
                 self._stale = True
                 self._next_start = time.monotonic() + _RETRY_INTERVAL

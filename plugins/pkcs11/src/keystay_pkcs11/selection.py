@@ -109,6 +109,15 @@ def select(
             hint="Add token=LABEL, or serial=SERIAL where labels are the same, to the key URI.",
             code="token-ambiguous",
         )  # fmt: skip
+    if not tokens and "p11-kit-client" in place.module:
+        raise KeyNotFoundError(
+            f"{place} reaches no token.",
+            cause="p11-kit's server does not run, or P11_KIT_SERVER_ADDRESS does not name its "
+            "socket.",
+            hint="Start `p11-kit server` with the token's URI, and set P11_KIT_SERVER_ADDRESS to "
+            "the address it prints.",
+            code="token-not-found",
+        )
     raise KeyNotFoundError(
         f"{place} has no token with {query}." if query.wanted else f"{place} has no token.",
         cause=f"Tokens present: {here}.",

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 from typing import TYPE_CHECKING
 
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import GeneralError, PKCS11Error
 
-from keystay.errors import BackendUnavailableError
+from keystay.errors import BackendUnavailableError, KeyNotFoundError
 from keystay_pkcs11 import module as modules
 from keystay_pkcs11.connection import Connection
 from keystay_pkcs11.errors import Place, is_lost, mapped, translate
 from keystay_pkcs11.selection import TokenFacts, TokenQuery, select
 
 if TYPE_CHECKING:
+    from pkcs11 import Token as NativeToken
+
     from keystay.backends import Deadline
     from keystay_pkcs11.login import Credentials, TokenIdentity
     from keystay_pkcs11.module import Module
     from keystay_pkcs11.settings import Settings
 
 __all__ = ["Token", "acquire"]
+
+# Seconds between attempts to see a token; about 0.6 s in all.
+_PAUSES = (0.02, 0.04, 0.08, 0.16, 0.32)
 
 
 class Token:
@@ -74,7 +81,7 @@ class Token:
         with self.module.locked(self._lock, deadline):
             connection = self._connection
             if connection is None or connection.epoch != epoch:
-                connection = self._connect(epoch, credentials, deadline)
+                connection = self._connect(credentials, deadline)
                 self._connection = connection
             return connection
 
@@ -108,18 +115,41 @@ class Token:
         self._lock = threading.Lock()
         self._connection = None
 
-    def _connect(self, epoch: int, credentials: Credentials, deadline: Deadline) -> Connection:
+    def connected_in(self, epoch: int) -> bool:
+        """Whether it has a connection of that epoch of its module."""
+        return self._connection is not None and self._connection.epoch == epoch
+
+    def _connect(self, credentials: Credentials, deadline: Deadline) -> Connection:
+        for pause in (*_PAUSES, None):
+            epoch = self.module.start(deadline)
+            native = self._find(deadline)
+            if native is not None:
+                try:
+                    return self._open(native, epoch, credentials, deadline)
+                except (PKCS11Error, BackendUnavailableError) as error:
+                    if not self._is_being_written(error):
+                        raise
+                    if pause is None or not _look_again(self.module, epoch, pause, deadline):
+                        raise
+            elif pause is None or not _look_again(self.module, epoch, pause, deadline):
+                self.module.give_up(epoch)
+                break
+        raise BackendUnavailableError(
+            f"The {self.place} is not there any more.",
+            cause="It was removed, or its daemon is down.",
+            hint="Bring it back; it is found again by its label and serial.",
+            code="token-gone",
+        )
+
+    def _find(self, deadline: Deadline) -> NativeToken | None:
+        """The token as it is now; its slot may have another number than before."""
         found, _ = self.module.present_tokens(deadline)
         mine = (self.facts.label, self.facts.serial)
-        native = next((n for facts, n in found if (facts.label, facts.serial) == mine), None)
-        if native is None:
-            self.module.token_missing(epoch)
-            raise BackendUnavailableError(
-                f"The {self.place} is not there any more.",
-                cause="It was removed, or its daemon is down.",
-                hint="Bring it back; it is found again by its label and serial.",
-                code="token-gone",
-            )
+        return next((n for facts, n in found if (facts.label, facts.serial) == mine), None)
+
+    def _open(
+        self, native: NativeToken, epoch: int, credentials: Credentials, deadline: Deadline
+    ) -> Connection:
         connection = Connection(
             self.module,
             native,
@@ -136,6 +166,15 @@ class Token:
             raise
         self.module.confirm()
         return connection
+
+    def _is_being_written(self, error: Exception) -> bool:
+        """Whether this is SoftHSM, stumbling over a token file that another process writes to.
+
+        To a wrong PIN it answers CKR_PIN_INCORRECT (SoftHSMv2 src/lib/slot_mgr/Token.cpp), so
+        logging in again after CKR_GENERAL_ERROR spends no attempt. Of others that is not known.
+        """
+        softhsm = "softhsm" in self.facts.manufacturer.lower()
+        return softhsm and isinstance(error.__cause__ or error, GeneralError)
 
 
 def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
@@ -159,7 +198,15 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
             module.start(deadline)
             with mapped("listing the tokens", module.place):
                 found, trouble = module.present_tokens(deadline)
-        facts = select([facts for facts, _ in found], query, module.place, trouble)
+        for pause in (*_PAUSES, None):
+            try:
+                facts = select([facts for facts, _ in found], query, module.place, trouble)
+                break
+            except KeyNotFoundError:
+                if pause is None or not _look_again(module, module.epoch, pause, deadline):
+                    raise
+            with mapped("listing the tokens", module.place):
+                found, trouble = module.present_tokens(deadline)
         with modules.registry_lock():
             key = (facts.label, facts.serial)
             token = module.tokens.get(key)
@@ -171,3 +218,9 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
         raise
     token.allow(settings)
     return token
+
+
+def _look_again(module: Module, epoch: int, pause: float, deadline: Deadline) -> bool:
+    """Pause, more or less, and let the module start anew; False if it may not."""
+    time.sleep(min(pause * random.uniform(0.5, 1.5), deadline.remaining))  # noqa: S311 - no secret
+    return module.look_again(epoch, deadline)
