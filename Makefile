@@ -36,7 +36,7 @@ check: ## format, lint, types, layers, shell scripts
 	$(BIN)/ruff check
 	$(BIN)/mypy src plugins tests $(wildcard benchmarks/*.py examples/*.py)
 	$(BIN)/lint-imports
-	shellcheck .ci/run tools/lock tools/setup
+	shellcheck .ci/run tools/lock tools/setup tests/support/*.sh
 
 .PHONY: fmt
 fmt: ## format, and fix what ruff can fix

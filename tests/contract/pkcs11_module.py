@@ -18,7 +18,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -29,8 +29,6 @@ from keystay.key_uri import parse
 from keystay.testing import SignerContract
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from keystay.testing.signer_contract import OpenSigner
 
 ENV = os.environ
@@ -82,7 +80,7 @@ class TestModule(SignerContract):
         "swap": "shown on SoftHSM: tests/contract/test_pkcs11.py",
         **json.loads(ENV.get("KEYSTAY_CANNOT", "{}")),
     }
-    expected_location: ClassVar = ENV.get("KEYSTAY_LOCATION")
+    expected_location: ClassVar[Any] = ENV.get("KEYSTAY_LOCATION")
     ecdsa_signatures = int(ENV.get("KEYSTAY_ECDSA", "500"))
     soak_signatures = int(ENV.get("KEYSTAY_SOAK", "10"))
 

@@ -24,7 +24,9 @@ nss() {
     certutil -N -d "sql:$dir/db" -f "$dir/pin"
     KEYSTAY_MODULE=$(find_module libsoftokn3.so)
     KEYSTAY_INIT_ARGS="configdir='sql:$dir/db' certPrefix='' keyPrefix='' secmod='secmod.db' "
+    # shellcheck disable=SC2089  # the quotes go to NSS as they are
     KEYSTAY_INIT_ARGS+="flags= dbTokenDescription='$KEYSTAY_TOKEN'"
+    # shellcheck disable=SC2090
     export KEYSTAY_MODULE KEYSTAY_INIT_ARGS
     exec "$@"
 }

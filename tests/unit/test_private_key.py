@@ -119,7 +119,9 @@ def test_ec_refuses(algorithm: Any, message: str) -> None:
 def test_private_part_stays(kind: str) -> None:
     """Nothing that needs the numbers works, and the error says why."""
     key = backed(kind)
-    attempts: list[Any] = [lambda: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())]
+    attempts: list[Any] = [
+        lambda: key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    ]
     if kind == "Ed25519":
         attempts.append(key.private_bytes_raw)
     else:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,9 +30,13 @@ class RunningAgent:
     def start(self):
         command = [sys.executable, AGENT, self.socket, self.token]
         self.process = subprocess.Popen(command)
-        while not self.socket.exists():
+        while not self.listens():
             assert self.process.poll() is None, "the agent did not start"
             time.sleep(0.01)
+
+    def listens(self):
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self):
         self.process.kill()
