@@ -19,7 +19,11 @@ demo: ## the main job, whole, on this machine: a key in SoftHSM signs, a Patient
 
 .PHONY: test
 test: setup-dev ## every test (ARGS="-k name" for some)
-	$(IN_VENV) python -m pytest $(ARGS)
+	$(IN_VENV) python -m pytest -m "not long" $(ARGS)
+
+.PHONY: test-long
+test-long: setup-dev ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
+	$(IN_VENV) python -m pytest -m long $(ARGS)
 
 .PHONY: setup
 setup: ## .venv with keystay and its plugins

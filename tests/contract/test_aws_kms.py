@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tests.support.kms_proxy import KmsProxy
     from tests.support.ministack import MiniStack
 
+pytestmark = pytest.mark.long
+
 
 class TestAwsKms(SignerContract):
     """Every type of key, by an alias."""

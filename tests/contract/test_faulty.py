@@ -13,6 +13,8 @@ import pytest
 
 from keystay.testing import SignerContract
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent / "faulty"
 ROOT = HERE.parents[2]
 FAULTS = sorted(path.stem for path in HERE.glob("[a-z]*.py") if path.stem not in ("case", "honest"))

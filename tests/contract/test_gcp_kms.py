@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from keystay.testing.signer_contract import OpenSigner, Slow, SwapKey
     from tests.support.gcp_kms_server import GcpKmsServer
 
+pytestmark = pytest.mark.long
+
 FIXED = "Google fixes a key's algorithm when the key is made"
 
 

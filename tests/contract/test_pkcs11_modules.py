@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 PIN = "12345678"
 NO_PSS = "libtpm2_pkcs11 1.9 does not list CKM_RSA_PKCS_PSS"
