@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a software token and runs a command beside it.
 #
-#   pkcs11_modules.sh nss|opencryptoki|tpm DIRECTORY COMMAND...
+#   pkcs11_modules.sh nss|opencryptoki DIRECTORY COMMAND...
 #
 # DIRECTORY is empty and holds a file `pin`. The token is called keystay-peer. The command finds
 # KEYSTAY_MODULE, KEYSTAY_TOKEN and KEYSTAY_PIN_FILE in its environment.
@@ -52,28 +52,6 @@ opencryptoki() {
     trap 'kill $(jobs -p)' EXIT
     sleep 1.5
     KEYSTAY_MODULE=$(find_module opencryptoki/libopencryptoki.so.0)
-    export KEYSTAY_MODULE
-    init_token
-    "$@"
-}
-
-tpm() {
-    if [[ -z ${KEYSTAY_BUS-} ]]; then
-        KEYSTAY_BUS=1 exec dbus-run-session -- "$0" tpm "$dir" "$@"
-    fi
-    mkdir "$dir"/{state,store}
-    local port=$((20000 + $$ % 10000 * 2))
-    swtpm socket --tpm2 --tpmstate "dir=$dir/state" \
-        --server "type=tcp,port=$port,bindaddr=127.0.0.1" \
-        --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" \
-        --flags not-need-init,startup-clear >"$dir/log" 2>&1 &
-    trap 'kill $(jobs -p)' EXIT
-    sleep 1
-    tpm2-abrmd --session --allow-root --tcti="swtpm:host=127.0.0.1,port=$port" >>"$dir/log" 2>&1 &
-    sleep 1.5
-    export TPM2_PKCS11_TCTI=tabrmd:bus_type=session TPM2_PKCS11_STORE=$dir/store
-    export TPM2_PKCS11_LOG_LEVEL=0 TSS2_LOG=all+none
-    KEYSTAY_MODULE=$(find_module pkcs11/libtpm2_pkcs11.so)
     export KEYSTAY_MODULE
     init_token
     "$@"
