@@ -17,7 +17,9 @@ PAGE = ROOT / "docs" / "tutorials" / "write-a-backend.md"
 
 def test_the_page_shows_the_files() -> None:
     files = {
-        path: path.read_text() for path in EXAMPLE.rglob("*") if path.suffix in (".py", ".toml")
+        path: _single_spaced(path.read_text())
+        for path in EXAMPLE.rglob("*")
+        if path.suffix in (".py", ".toml")
     }
     shown = [
         block
@@ -27,7 +29,13 @@ def test_the_page_shows_the_files() -> None:
     assert len(shown) >= 7
     for block in shown:
         # A method is shown without the indentation of its class.
-        ways = (block.text.rstrip(), textwrap.indent(block.text, "    ").rstrip())
-        assert any(way in text for way in ways for text in files.values()), (
+        text = _single_spaced(block.text).rstrip()
+        ways = (text, textwrap.indent(text, "    "))
+        assert any(way in file for way in ways for file in files.values()), (
             f"{PAGE.name}:{block.line} is in no file of the example"
         )
+
+
+def _single_spaced(text: str) -> str:
+    # Top-level on the page, methods in the file: the formatter spaces them differently.
+    return text.replace("\n\n\n", "\n\n")
