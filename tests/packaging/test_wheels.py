@@ -16,7 +16,13 @@ import pytest
 from tests.packaging.conftest import ROOT, THIRD_PARTY_WHEELS, Project, projects, run
 
 # Modules for those who bring the package themselves; nothing else imports them.
-OPTIONAL = {"keystay.testing.pytest_plugin": "pytest"}
+OPTIONAL = {
+    "keystay.testing.pytest_plugin": "pytest",
+    "keystay.testing.signer_contract": "pytest",
+    "keystay.testing.contract.fork": "pytest",
+    "keystay.testing.contract.tampering": "pytest",
+    "keystay.testing.contract.verifiers": "pytest",
+}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

@@ -254,7 +254,6 @@ CASES: dict[str, Case] = {
     "uri-empty-id": uri("key-uri-invalid", "id is empty", "pkcs11:token=a;id="),
     "uri-pin-value": uri("key-uri-secret", "pin-value", f"pkcs11:token=a?pin-value={SECRET}"),
     "uri-no-backend": uri("backend-missing", "nosuch", "nosuch:key", 3),
-    "uri-not-installed": uri("backend-missing", "awskms", "awskms:///alias/x", 3),
     # key files
     "pem-not-there": uri("key-not-found", "none.pem", "file:none.pem", 3),
     "pem-a-folder": uri("key-file-unreadable", "directory", "file:.", 3),
