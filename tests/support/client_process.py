@@ -76,7 +76,12 @@ class ClientProcess:
         return [sys.executable, "-c", code, base, endpoint, str(self._pem_file), *arguments]
 
     def run(
-        self, program: str, *arguments: str, env: Mapping[str, str] | None = None, code: int = 0
+        self,
+        program: str,
+        *arguments: str,
+        env: Mapping[str, str] | None = None,
+        code: int = 0,
+        timeout: float = 100,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program to its end; it shows no secret, and exits with `code`."""
         done = subprocess.run(
@@ -84,7 +89,7 @@ class ClientProcess:
             capture_output=True,
             text=True,
             check=False,
-            timeout=100,
+            timeout=timeout,
             env={**os.environ, **(env or {})},
         )
         assert code == done.returncode, done.stderr
