@@ -71,7 +71,8 @@ class Listed:
         generator = Mechanism[GENERATORS[kind]]
         if generator not in self._slot.get_mechanisms():
             return False
-        return kind != "RSA" or int(size) <= self._slot.get_mechanism_info(generator).max_key_length
+        most = self._slot.get_mechanism_info(generator).max_key_length
+        return kind != "RSA" or most is None or int(size) <= most
 
 
 class MechanismTable:
