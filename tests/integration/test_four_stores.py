@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -78,3 +80,26 @@ def test_only_the_key_changes(
 
     assert {member["kid"] for member in published} == kids
     assert len(stores) == len(kids)
+
+
+SDKS = ("boto3", "botocore", "google.cloud", "grpc", "pkcs11")
+
+
+def test_no_other_store_is_loaded(tmp_path: Path) -> None:
+    """All four are installed; importing the cloud plugins, and signing with a file's key, loads no
+    SDK of the others."""
+    program = (
+        "import sys, keystay, keystay_aws_kms, keystay_gcp_kms\n"
+        "from keystay.backends.registry import default_registry\n"
+        "print(*(entry.scheme for entry in default_registry().entries()))\n"
+        "with keystay.open_signer(sys.argv[1]) as signer:\n"
+        "    signer.sign(b'message')\n"
+        f"print([name for name in {SDKS!r} if name in sys.modules])\n"
+    )
+    uri = f"file:{openssl_key(tmp_path / 'key.pem', 'ES384')}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, uri], capture_output=True, text=True, check=True
+    )
+    installed, loaded = done.stdout.splitlines()
+    assert {"awskms", "file", "gcpkms", "pkcs11"} <= set(installed.split())
+    assert "[]" == loaded
