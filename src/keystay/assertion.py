@@ -109,7 +109,9 @@ class ClientAssertion:
             KeystayError: As `Signer.sign`.
         """
         message, signature = self.signer.sign_stamped(
-            partial(self._signing_input, audience), timeout=timeout
+            partial(self._signing_input, audience),
+            timeout=timeout,
+            about=partial(self._about, audience),
         )
         return (message + b"." + _encode(signature)).decode("ascii")
 
@@ -123,6 +125,11 @@ class ClientAssertion:
             # Not anyio's own limiter: all the threads it counts may be waiting for this token.
             limiter=anyio.CapacityLimiter(1),
         )
+
+    def _about(self, audience: str, message: bytes | None) -> Mapping[str, Any]:
+        """What observers are told of the assertion: as `AssertionSigned` has it."""
+        jti = decode_unverified(f"{message.decode()}.")[1]["jti"] if message else None
+        return {"client_id": self.client_id, "aud": audience, "jti": jti}
 
     def _signing_input(self, audience: str) -> bytes:
         """Header and claims, stamped now. Only the last few members change between calls."""

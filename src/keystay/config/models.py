@@ -97,6 +97,7 @@ class File(_Table, frozen=True, kw_only=True):
     http: HttpSettings = HttpSettings()
     policy: PolicyConfig = PolicyConfig()
     backends: dict[str, dict[str, Any]] = {}
+    observers: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class Config:
         http: How to reach servers.
         policy: What keys are accepted.
         backends: Settings by URI scheme.
+        observers: Settings by observer.
     """
 
     path: Path | None = None
@@ -118,6 +120,7 @@ class Config:
     http: HttpSettings = field(default_factory=HttpSettings)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     backends: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    observers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def base_dir(self) -> Path:
