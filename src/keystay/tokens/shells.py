@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.actions import Action, BuildAssertion, Do, Pause
-from keystay.tokens.exchange import send, send_async
+from keystay.tokens.exchange import require_open, send, send_async
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +33,7 @@ def drive(flow: Flow[T], client: httpx.Client, deadline: Deadline) -> T:
         client: For its requests.
         deadline: For each of its requests and signatures.
     """
+    require_open(client)  # before the signer, which may be closed too, has its say
     try:
         action = next(flow)
         while True:
@@ -50,6 +51,7 @@ def drive(flow: Flow[T], client: httpx.Client, deadline: Deadline) -> T:
 
 async def drive_async(flow: Flow[T], client: httpx.AsyncClient, deadline: Deadline) -> T:
     """As `drive`, awaiting; signing goes where the assertion's signer sends it."""
+    require_open(client)
     return await _drive_async(flow, partial(send_async, client), deadline)
 
 
@@ -64,6 +66,7 @@ async def drive_in_threads(flow: Flow[T], client: httpx.Client, deadline: Deadli
             limiter=anyio.CapacityLimiter(1),
         )
 
+    require_open(client)
     return await _drive_async(flow, send_there, deadline)
 
 
