@@ -114,7 +114,7 @@ class ClientAssertion:
         message, signature = self.signer.sign_stamped(
             partial(self._signing_input, audience),
             timeout=timeout,
-            about=partial(self._about, audience),
+            about=_about,
         )
         return (message + b"." + _encode(signature)).decode("ascii")
 
@@ -128,11 +128,6 @@ class ClientAssertion:
             # Not anyio's own limiter: all the threads it counts may be waiting for this token.
             limiter=anyio.CapacityLimiter(1),
         )
-
-    def _about(self, audience: str, message: bytes | None) -> Mapping[str, Any]:
-        """What observers are told of the assertion: as `AssertionSigned` has it."""
-        jti = decode_unverified(f"{message.decode()}.")[1]["jti"] if message else None
-        return {"client_id": self.client_id, "aud": audience, "jti": jti}
 
     def _signing_input(self, audience: str) -> bytes:
         """Header and claims, stamped now. Only the last few members change between calls."""
@@ -173,6 +168,12 @@ def decode_unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise ConfigurationError("This is not a compact JWS.")
     return header, claims
+
+
+def _about(message: bytes) -> dict[str, Any]:
+    """What observers are told of an assertion: as `AssertionSigned` has it."""
+    claims = decode_unverified(f"{message.decode()}.")[1]
+    return {"client_id": claims["iss"], "aud": claims["aud"], "jti": claims["jti"]}
 
 
 def _encode(data: bytes) -> bytes:

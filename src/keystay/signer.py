@@ -294,14 +294,12 @@ class Signer:
         self._check_open()
         chosen = self._algorithm if algorithm is None else self._choose(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-
-        def answer() -> Signed:
-            if self._lease is None:
-                return self._sign(self._key, stamp(), None, chosen, deadline)
-            with self._lease(deadline) as key:
-                return self._sign(key, stamp(), None, chosen, deadline)
-
-        return self._witness.watch(partial(self._guarded, answer), chosen.name, about)[:2]
+        if self._witness.is_watching(about):
+            sign = partial(self._sign, None, chosen, deadline)
+            message, signature, _ = self._witness.watch(sign, stamp, chosen.name, about)
+        else:
+            message, signature, _ = self._sign(None, chosen, deadline, stamp)
+        return message, signature
 
     def sign_digest(
         self, digest: bytes, algorithm: str | None = None, *, timeout: float | None = None
@@ -337,15 +335,10 @@ class Signer:
                 code="digest-invalid",
             )
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        hashed = bytes(digest)
-
-        def answer() -> Signed:
-            if self._lease is None:
-                return self._sign(self._key, None, hashed, chosen, deadline)
-            with self._lease(deadline) as key:
-                return self._sign(key, None, hashed, chosen, deadline)
-
-        return self._witness.watch(partial(self._guarded, answer), chosen.name, None).signature
+        sign = partial(self._sign, bytes(digest), chosen, deadline)
+        if self._witness.is_watching(None):
+            return self._witness.watch(sign, None, chosen.name, None)[1]
+        return sign(None)[1]
 
     def as_private_key(self) -> BackedPrivateKey:
         """The key as the `cryptography` library's private keys look, for other libraries.
@@ -440,15 +433,34 @@ class Signer:
 
     def _sign(
         self,
-        key: SigningKey,
-        message: bytes | None,
         digest: bytes | None,
         algorithm: Algorithm,
         deadline: Deadline,
+        stamp: Callable[[], bytes] | None,
     ) -> Signed:
-        request = SignRequest(algorithm, message, digest, deadline)
+        """Sign a digest, or a message made by `stamp` once there is a session for it."""
+        try:
+            if self._lease is None:
+                return self._sign_with(self._key, digest, algorithm, deadline, stamp)
+            with self._lease(deadline) as key:
+                return self._sign_with(key, digest, algorithm, deadline, stamp)
+        except KeystayError:
+            raise
+        except Exception as error:
+            raise unexpected(self._name, error) from error
+
+    def _sign_with(
+        self,
+        key: SigningKey,
+        digest: bytes | None,
+        algorithm: Algorithm,
+        deadline: Deadline,
+        stamp: Callable[[], bytes] | None,
+    ) -> Signed:
+        message = b"" if stamp is None else stamp()
+        request = SignRequest(algorithm, None if stamp is None else message, digest, deadline)
         result = key.sign(request)
-        return Signed(message or b"", self._checked(result, request), result.request_id)
+        return message, self._checked(result, request), result.request_id
 
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
         """The signature as JOSE has it, from the right key and good; or an error."""

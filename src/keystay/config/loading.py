@@ -70,8 +70,7 @@ def open_client_signer(config: Config, name: str | None = None) -> Signer:
         custody=config.policy.custody,
         verify=client.verify,
         timeout=config.http.timeout,
-        # The environment's paths start where the process does, the file's beside the file.
-        base_dir=Path() if client is config.environment_client else config.base_dir,
+        base_dir=config.base_dir_of(client),
         observers=open_observers(config.observers, base_dir=config.base_dir),
     )
 

@@ -18,6 +18,7 @@ __all__ = ["NOBODY", "Observers"]
 
 logger = logging.getLogger("keystay.events")
 
+_is_logged = logger.isEnabledFor
 _HOOKS = {kind: f"keystay_{str(kind.__struct_config__.tag).replace('-', '_')}" for kind in EVENTS}
 # Seconds between two warnings about the same observer.
 _WARN_EVERY = 60.0
@@ -112,7 +113,7 @@ class Observers:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody, or the log, is to be told: an event costs nothing otherwise."""
-        return kind in self._told or logger.isEnabledFor(kind.level)
+        return kind in self._told or _is_logged(kind.level)
 
     def emit(self, event: Event) -> None:
         """Tell.

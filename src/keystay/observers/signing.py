@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from keystay.errors import KeystayError
 from keystay.observers.dispatch import Observers
@@ -13,19 +13,16 @@ from keystay.observers.events import AssertionSigned, MessageSigned
 if TYPE_CHECKING:
     from keystay.backends.port import KeyDescription
 
-__all__ = ["About", "SignatureWitness", "Signed"]
+__all__ = ["About", "SignatureWitness", "Signed", "Stamp"]
 
-About = Callable[[bytes | None], Mapping[str, Any]]
-"""Says what a message is, for an `AssertionSigned`: `client_id`, `aud` and `jti`. It is given None
-where it came to no message."""
+About = Callable[[bytes], dict[str, Any]]
+"""Says of a message what an `AssertionSigned` tells: `client_id`, `aud` and `jti`."""
 
+Signed = tuple[bytes, bytes, str | None]
+"""A message, its signature, and the backend's id of the request."""
 
-class Signed(NamedTuple):
-    """A message, its signature, and the backend's id of the request."""
-
-    message: bytes
-    signature: bytes
-    request_id: str | None
+Stamp = Callable[[], bytes]
+"""Makes a message."""
 
 
 class SignatureWitness:
@@ -49,33 +46,49 @@ class SignatureWitness:
             "custody": description.custody.location,
         }
 
-    def watch(self, sign: Callable[[], Signed], algorithm: str, about: About | None) -> Signed:
+    def is_watching(self, about: About | None) -> bool:
+        """Whether anybody wants to know."""
+        return self.observers.wants(MessageSigned if about is None else AssertionSigned)
+
+    def watch(
+        self,
+        sign: Callable[[Stamp | None], Signed],
+        stamp: Stamp | None,
+        algorithm: str,
+        about: About | None,
+    ) -> Signed:
         """What `sign` returns or raises, told to the observers first.
+
+        Args:
+            sign: Signs what the function it is given returns.
+            stamp: That function; None where `sign` has a digest.
+            algorithm: The JWS algorithm.
+            about: Says what the message is; None for what is no assertion.
 
         Raises:
             ObserverError: A required observer failed: the signature is not to be used.
         """
-        kind = MessageSigned if about is None else AssertionSigned
-        if not self.observers.wants(kind):
-            return sign()
-        began, signed, outcome = time.monotonic(), None, "ok"
+        stamped: list[bytes] = []
+
+        def remembered() -> bytes:
+            assert stamp is not None
+            stamped.append(stamp())
+            return stamped[-1]
+
+        began, request_id, outcome = time.monotonic(), None, "ok"
         try:
-            signed = sign()
-        except KeystayError as error:
-            outcome = error.code
-            raise
+            signed = sign(None if stamp is None else remembered)
+            request_id = signed[2]
+            return signed
         except BaseException as error:
-            outcome = type(error).__name__
+            outcome = error.code if isinstance(error, KeystayError) else type(error).__name__
             raise
         finally:
-            self.observers.emit(
-                kind(
-                    **self._facts,
-                    **({} if about is None else about(None if signed is None else signed.message)),
-                    algorithm=algorithm,
-                    request_id=None if signed is None else signed.request_id,
-                    outcome=outcome,
-                    duration=round(time.monotonic() - began, 6),
-                )
-            )
-        return signed
+            facts = dict(self._facts, algorithm=algorithm, request_id=request_id, outcome=outcome)
+            facts["duration"] = round(time.monotonic() - began, 6)
+            if about is None:
+                self.observers.emit(MessageSigned(**facts))
+            elif stamped:
+                self.observers.emit(AssertionSigned(**facts, **about(stamped[-1])))
+            elif stamp is not None:  # it came to no assertion: none has this jti
+                self.observers.emit(AssertionSigned(**facts, **(about(stamp()) | {"jti": None})))

@@ -122,8 +122,25 @@ class TestSignatures:
         with pytest.raises(keystay.KeystayError):
             assertion.build("https://as/token")
         (event,) = recorder.events
-        assert (outcome, None, "me") == (event.outcome, event.jti, event.client_id)
+        assert (outcome, "me", "https://as/token") == (event.outcome, event.client_id, event.aud)
+        assert event.jti  # it was stamped, and the signature did not come
         WATCH.check(event.to_json().decode(), "the event")
+
+    def test_no_message(self) -> None:
+        """Where no session was to be had, there is no assertion that has a jti."""
+
+        class Busy(FakeKey):
+            def lease(self, deadline: Any) -> Any:
+                raise LoginError("No.")
+
+        recorder = Recorder()
+        assertion = keystay.ClientAssertion(
+            client_id="me", signer=Signer(Busy(), observers=Observers(recorder))
+        )
+        with pytest.raises(LoginError):
+            assertion.build("https://as/token")
+        (event,) = recorder.events
+        assert ("me", "https://as/token", None) == (event.client_id, event.aud, event.jti)
 
     def test_probe_is_not_told(self) -> None:
         """The signature that checks a PEM key at opening is nobody's."""
