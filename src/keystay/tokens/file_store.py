@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import tempfile
 import time
@@ -23,19 +24,21 @@ import msgspec
 from keystay.errors import ConfigurationError
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.clock import now
+from keystay.tokens.store import TokenOwner
 
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
     from filelock import BaseFileLock
 
-    from keystay.tokens.store import TokenOwner
-
 __all__ = ["FileTokenStore"]
 
 logger = logging.getLogger("keystay.tokens.store")
 
+_KEY = re.compile(r"[A-Za-z0-9_-]{43}=")  # 32 bytes
 _MAX_BYTES = 1 << 17
 _VERSION = 1
+# Seconds for which a lock is seen to be overdue before it is taken away.
+_SUSPECTED = 1.0
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,6 +54,10 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     token_type: str
     scope: str
     requested_scope: str
+
+
+class _DistrustError(Exception):
+    """Why a file is not beyond doubt."""
 
 
 class FileTokenStore:
@@ -69,25 +76,27 @@ class FileTokenStore:
     def __init__(self, folder: str | os.PathLike[str], *, keys: str | Iterable[str]) -> None:
         self._folder = Path(folder)
         self._fernet = _fernet(keys.replace(",", " ").split() if isinstance(keys, str) else keys)
-        self._warned: set[tuple[str, object]] = set()
+        self._warned: dict[str, object] = {}
+        self._overdue: dict[Path, tuple[object, float]] = {}
         _prepare(self._folder)
 
     def load(self, owner: TokenOwner) -> AccessToken | None:
         """The owner's token; None when there is none that can be trusted."""
         path = self._path(owner, "token")
         try:
-            data, status = _read(path)
+            status = path.lstat()
+            _require_ours(status)  # a link would not be opened
+            data, opened = _read(path)
+            _require_ours(opened)
+            return _token(self._decrypted(data, owner))
         except FileNotFoundError:
             return None
         except OSError as error:
             self._failed("be read", error)
             return None
-        try:
-            record = self._decrypted(data, owner, _fault(status))
-        except ValueError as error:
+        except _DistrustError as error:
             # Once for each file, however often it is looked at.
-            if (seen := (path.name, (status.st_ino, status.st_mtime_ns))) not in self._warned:
-                self._warned.add(seen)
+            if self._is_news(path.name, (status.st_ino, status.st_mtime_ns)):
                 logger.warning(
                     "The stored token in %s is not used: %s.",
                     path,
@@ -95,7 +104,6 @@ class FileTokenStore:
                     extra={"event": "store-discarded"},
                 )
             return None
-        return _token(record)
 
     def save(self, owner: TokenOwner, token: AccessToken) -> None:
         """Keep a token, unless the one kept was asked for later."""
@@ -124,7 +132,7 @@ class FileTokenStore:
         """The right to renew; ends with the process that has it, at the latest."""
         path = self._path(owner, "lock")
         try:
-            return _claim(path, seconds) or (_claim(path, seconds) if _broken(path) else None)
+            return _claim(path, seconds) or (_claim(path, seconds) if self._break(path) else None)
         except OSError as error:
             self._failed("be locked", error)
             return _FileClaim(None)  # each for itself: better than no token
@@ -152,37 +160,78 @@ class FileTokenStore:
     def _path(self, owner: TokenOwner, kind: str) -> Path:
         return self._folder / f"{owner.digest}.{kind}"
 
-    def _decrypted(self, data: bytes, owner: TokenOwner, fault: str | None) -> _Record:
-        """The record of a file; ValueError says why it is not to be trusted."""
+    def _decrypted(self, data: bytes, owner: TokenOwner) -> _Record:
+        """The record of a file, if it is to be trusted."""
         from cryptography.fernet import InvalidToken
 
-        if fault is not None:
-            raise ValueError(fault)
         try:
             record = msgspec.json.decode(self._fernet.decrypt(data), type=_Record)
         except InvalidToken:
             record = None
         except msgspec.ValidationError:
-            raise ValueError("it was written by another version of keystay") from None
-        if record is None:  # outside the except block: no traceback holds what was in the file
-            raise ValueError("it is torn, foreign, or encrypted with another key")
+            raise _DistrustError("it was written by another version of keystay") from None
+        if record is None:
+            raise _DistrustError("it is torn, foreign, or encrypted with another key")
         if record.version != _VERSION:
-            raise ValueError("it was written by another version of keystay")
+            raise _DistrustError("it was written by another version of keystay")
         if record.owner != owner:
-            raise ValueError("it holds another client's token")
+            raise _DistrustError("it holds another client's token")
         return record
 
     def _failed(self, what: str, error: OSError) -> None:
-        if (what, error.errno) in self._warned:
-            return
-        self._warned.add((what, error.errno))
+        if self._is_news(what, error.errno):
+            logger.warning(
+                "The token store %s cannot %s (%s): this process gets its own tokens.",
+                self._folder,
+                what,
+                os.strerror(error.errno or 0),
+                extra={"event": "store-failed"},
+            )
+
+    def _is_news(self, what: str, how: object) -> bool:
+        """Whether that was not the last thing said of it."""
+        said, self._warned[what] = self._warned.get(what), how
+        return said != how
+
+    def _break(self, path: Path) -> bool:
+        """Whether a lock was taken from a process that has had it for too long.
+
+        The file goes; that process keeps its lock on what has no name any more.
+        """
+        try:
+            data, status = _read(path)
+            is_overdue = float(data) <= now()
+        except (FileNotFoundError, ValueError):  # being made, just now
+            is_overdue = False
+        if not is_overdue:
+            self._overdue.pop(path, None)
+            return False
+        # Who takes the lock writes into it a moment later: a second look tells whether he hangs.
+        seen = (status.st_ino, data)
+        before, since = self._overdue.setdefault(path, (seen, now()))
+        if before != seen:
+            self._overdue[path] = (seen, now())
+            return False
+        if now() - since < _SUSPECTED:
+            return False
+        del self._overdue[path]
+        # One at a time: two who saw the same must not take the lock from each other.
+        if (alone := _lock(path.with_suffix(".break"))) is None:
+            return False
+        try:
+            if path.stat().st_ino != status.st_ino:
+                return False
+            path.unlink()
+        except FileNotFoundError:  # another was first
+            return False
+        finally:
+            alone.release()
         logger.warning(
-            "The token store %s cannot %s (%s): this process gets its own tokens.",
-            self._folder,
-            what,
-            os.strerror(error.errno or 0),
-            extra={"event": "store-failed"},
+            "The process that renews the token of %s hangs; its lock was taken from it.",
+            path,
+            extra={"event": "store-lock-broken"},
         )
+        return True
 
 
 class _FileClaim:
@@ -200,21 +249,15 @@ class _FileClaim:
 def _fernet(keys: Iterable[str]) -> MultiFernet:
     from cryptography.fernet import Fernet, MultiFernet
 
-    made = []
-    for key in keys:
-        try:
-            made.append(Fernet(key))
-        except ValueError:
-            made = []
-            break
-    if not made:  # outside the except block: that exception's frame holds the key
+    known = list(keys)
+    if not known or not all(_KEY.fullmatch(key) for key in known):
         raise ConfigurationError(
             "A key of the token store is no Fernet key.",
             cause="32 bytes in URL-safe base64 are due, 44 characters.",
             hint="Make one: (umask 077; keystay store key > /run/secrets/store-key)",
             code="store-key-invalid",
         )
-    return MultiFernet(made)
+    return MultiFernet([Fernet(key) for key in known])
 
 
 def _prepare(folder: Path) -> None:
@@ -252,15 +295,13 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
         os.close(descriptor)
 
 
-def _fault(status: os.stat_result) -> str | None:
-    """Why a file is not ours, or None."""
+def _require_ours(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        return "it is not a regular file"
+        raise _DistrustError("it is not a regular file")
     if status.st_uid != os.geteuid():
-        return f"it belongs to user id {status.st_uid}"
+        raise _DistrustError(f"it belongs to user id {status.st_uid}")
     if status.st_mode & 0o077:
-        return f"its mode is {stat.S_IMODE(status.st_mode):04o}, not 0600"
-    return None
+        raise _DistrustError(f"its mode is {stat.S_IMODE(status.st_mode):04o}, not 0600")
 
 
 def _token(record: _Record) -> AccessToken | None:
@@ -297,14 +338,21 @@ def _replace(path: Path, data: bytes) -> None:
         raise
 
 
-def _claim(path: Path, seconds: float) -> _FileClaim | None:
+def _lock(path: Path) -> BaseFileLock | None:
+    """A lock that is held now, or None."""
     from filelock import FileLock, Timeout
 
-    # One lock object for each claim: claims of one process exclude each other as well.
+    # An object for each: those of one process exclude each other as well.
     lock = FileLock(path, mode=0o600, thread_local=False)
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        return None
+    return lock
+
+
+def _claim(path: Path, seconds: float) -> _FileClaim | None:
+    if (lock := _lock(path)) is None:
         return None
     try:
         path.write_text(f"{now() + seconds:020.3f}\n")
@@ -312,26 +360,6 @@ def _claim(path: Path, seconds: float) -> _FileClaim | None:
         lock.release()
         raise
     return _FileClaim(lock)
-
-
-def _broken(path: Path) -> bool:
-    """Whether a lock was taken from a process that has had it for too long: stopped, or hanging.
-
-    The file goes; that process keeps its lock on what has no name any more.
-    """
-    try:
-        data, status = _read(path)
-        if now() < float(data) or path.stat().st_ino != status.st_ino:
-            return False
-    except (FileNotFoundError, ValueError):  # being made, just now
-        return False
-    path.unlink(missing_ok=True)
-    logger.warning(
-        "The process that renews the token of %s hangs; its lock was taken from it.",
-        path,
-        extra={"event": "store-lock-broken"},
-    )
-    return True
 
 
 @cache
