@@ -9,6 +9,7 @@ whatever rotates it (rename, or copy and truncate) needs no signal to us.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 import time
@@ -35,6 +36,8 @@ __all__ = ["AuditObserver", "api_version", "keystay_open_observer"]
 api_version = 1
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+# A process that was stopped while it wrote does not stop the others.
+_WAIT_SECONDS = 0.05
 
 
 class AuditObserver:
@@ -79,7 +82,7 @@ class AuditObserver:
         descriptor = os.open(self._path, _FLAGS, 0o600)
         try:
             self._check(os.fstat(descriptor))
-            if _is_torn(descriptor):
+            if _alone(descriptor) and _is_torn(descriptor):
                 line = b"\n" + line
             if (written := os.write(descriptor, line)) < len(line):
                 raise self._unusable(f"took {written} of {len(line)} bytes", "Make room there.")
@@ -107,16 +110,28 @@ class AuditObserver:
 
 
 def _is_torn(descriptor: int) -> bool:
-    """Whether the last line has no end, because the disk was full once, say.
+    """Whether the last line has no end, because the disk was full once, say: it stays alone.
 
-    It stays a line of its own. A second look tells it from one that is just being written.
+    Only whoever is alone with the file can tell: half a line may be one that is being written.
     """
-    for pause in (0.002, 0.0):
-        size = os.fstat(descriptor).st_size
-        if not size or os.pread(descriptor, 1, size - 1) == b"\n":
+    size = os.fstat(descriptor).st_size
+    return bool(size) and os.pread(descriptor, 1, size - 1) != b"\n"
+
+
+def _alone(descriptor: int) -> bool:
+    """Whether no other process of ours writes until the descriptor is closed; waits a little."""
+    until = time.monotonic() + _WAIT_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.001)
+        except OSError:  # a file system without locks
             return False
-        time.sleep(pause)
-    return True
+        else:
+            return True
 
 
 class _Settings(msgspec.Struct, frozen=True, kw_only=True):

@@ -166,7 +166,11 @@ class KmsStore:
             if metadata.signs:
                 yield from (self._record(metadata, name or None) for name in names)
         if hidden:
-            logger.warning("%d keys are not shown: kms:DescribeKey on them is not granted.", hidden)
+            logger.warning(
+                "%d keys are not shown: kms:DescribeKey on them is not granted.",
+                hidden,
+                extra={"event": "keys-not-shown"},
+            )
 
     def _record(self, metadata: KeyMetadata, alias: str | None) -> KeyRecord:
         _, mark, query = self._uri.text.partition("?")
@@ -208,9 +212,17 @@ class KmsStore:
             )
         except BackendError:
             error.add_note(f"The key {arn} was created and remains, without an alias.")
-            logger.warning("The key %s was created and remains, without an alias.", arn)
+            logger.warning(
+                "The key %s was created and remains, without an alias.",
+                arn,
+                extra={"event": "key-left-over"},
+            )
         else:
-            logger.warning("The key %s was created, got no alias, and is being deleted.", arn)
+            logger.warning(
+                "The key %s was created, got no alias, and is being deleted.",
+                arn,
+                extra={"event": "key-deleted"},
+            )
 
     def _describe(self, key: str) -> KeyMetadata:
         return KeyMetadata.of(
