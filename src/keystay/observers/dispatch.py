@@ -62,6 +62,7 @@ class _Watcher:
             self.hooks[type(event)](event=event)
         except Exception as error:
             if self.required and event.is_vital and event.outcome == "ok":
+                self._warned_at = time.monotonic()  # the error says it
                 raise ObserverError(
                     f"The required observer {self.name} failed at {event.name}: {_why(error)}",
                     cause="What it should have recorded was not used, so that nothing goes "
