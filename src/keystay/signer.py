@@ -35,6 +35,7 @@ from keystay.errors import (
     SignerClosedError,
 )
 from keystay.observers.dispatch import NOBODY, Observers
+from keystay.observers.events import AssertionSigned, MessageSigned
 from keystay.observers.opening import watch_opening
 from keystay.observers.signing import About, SignatureWitness, Signed
 
@@ -182,11 +183,12 @@ class Signer:
         self._closed = False
         self._backend = backend
         # Nobody is told of the probe: it signs nothing of anybody's.
+        self._is_wanted = NOBODY.wants
         self._witness = SignatureWitness(NOBODY, description, backend=backend, kid=self._kid)
         if description.signs_here:
             probe = os.urandom(32)
             signatures.verify(description.public_key, self._algorithm, probe, self.sign(probe))
-        self._witness.observers = observers
+        self._witness.observers, self._is_wanted = observers, observers.wants
 
     @property
     def public_key(self) -> PublicKeyTypes:
@@ -294,7 +296,7 @@ class Signer:
         self._check_open()
         chosen = self._algorithm if algorithm is None else self._choose(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        if self._witness.is_watching(about):
+        if self._is_wanted(MessageSigned if about is None else AssertionSigned):
             sign = partial(self._sign, None, chosen, deadline)
             message, signature, _ = self._witness.watch(sign, stamp, chosen.name, about)
         else:
@@ -336,7 +338,7 @@ class Signer:
             )
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
         sign = partial(self._sign, bytes(digest), chosen, deadline)
-        if self._witness.is_watching(None):
+        if self._is_wanted(MessageSigned):
             return self._witness.watch(sign, None, chosen.name, None)[1]
         return sign(None)[1]
 

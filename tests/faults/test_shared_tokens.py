@@ -347,3 +347,37 @@ class TestTrouble:
         anyio.run(work)
         assert 1 == len(registered.log.of("token"))
         assert CLIENT_ID == registered.log.of("token")[0].client_id
+
+    def test_old_token_without_a_file(
+        self, registered: SmartTestServer, make_client: MakeClient, tmp_path: Path, key: str
+    ) -> None:
+        """While another process renews, a client goes on with its own token, file or no file."""
+        store = FileTokenStore(tmp_path / "tokens", keys=key)
+        client = make_client(registered, store=store)
+        token = client.token()
+        assert client._source._shared is not None
+        owner = client._source._shared._owner
+        store.discard(owner, token)
+        claim = store.claim(owner, 10)
+        assert claim is not None
+        client._renewal.look_at = 0.0
+        began = time.monotonic()
+        assert client.token() is token
+        assert time.monotonic() - began < 1
+        claim.release()
+
+    def test_unusable_store_leaves_no_key_open(
+        self, tmp_path: Path, pem_file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A configured store that cannot be used is told before the key is opened."""
+        monkeypatch.setattr("keystay.tokens.settings.open_client_signer", pytest.fail)
+        file = tmp_path / "keystay.toml"
+        file.write_text(
+            '[clients.x]\nfhir_base_url = "https://x.example/fhir"\nclient_id = "me"\n'
+            f'key = "file:{pem_file}"\nstore = "file:none/tokens"\nstore_key = "env:STORE_KEY"\n'
+        )
+        monkeypatch.setenv("STORE_KEY", key_text := Fernet.generate_key().decode())
+        with pytest.raises(keystay.errors.ConfigurationError) as caught:
+            keystay.TokenClient.from_config("x", config=keystay.load_config(file))
+        assert "store-unusable" == caught.value.code
+        assert key_text not in str(caught.value)

@@ -46,10 +46,6 @@ class SignatureWitness:
             "custody": description.custody.location,
         }
 
-    def is_watching(self, about: About | None) -> bool:
-        """Whether anybody wants to know."""
-        return self.observers.wants(MessageSigned if about is None else AssertionSigned)
-
     def watch(
         self,
         sign: Callable[[Stamp | None], Signed],

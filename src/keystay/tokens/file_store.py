@@ -7,6 +7,7 @@ torn, foreign, or encrypted with another key is as good as none.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -348,6 +349,11 @@ def _lock(path: Path) -> BaseFileLock | None:
         lock.acquire(blocking=False)
     except Timeout:
         return None
+    except NotImplementedError:  # as filelock tells it of a file system without locks
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from None
+    if type(lock) is not FileLock:  # or it falls back to a file that a kill leaves behind
+        lock.release()
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     return lock
 
 

@@ -54,6 +54,7 @@ def refuse_unknown(settings: Mapping[str, object]) -> None:
 def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
     """A configured client's settings; its signer is closed again if no client comes of it."""
     client = config.client(name)
+    store = open_store(client, config.base_dir_of(client))
     settings: ClientSettings = {
         "fhir_base_url": client.fhir_base_url,
         "client_id": client.client_id,
@@ -64,7 +65,7 @@ def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
         "allowed_origins": client.allowed_origins,
         "allow_insecure_loopback": client.allow_insecure_loopback,
         "signer": open_client_signer(config, name),
-        "store": open_store(client, config.base_dir_of(client)),
+        "store": store,
         "own_signer": True,
         "renewal_window": client.renewal_window,
         "retries": client.retries,

@@ -64,8 +64,9 @@ class SharedToken:
             claim: Claim | None = yield Do(partial(self._store.claim, self._owner, seconds))
             if claim is not None:
                 break
-            if found is not None:  # good enough while somebody renews it
-                return found
+            held = found or self._renewal.token
+            if held is not None and not held.expired:  # good enough while somebody renews it
+                return held
             if not deadline.remaining:
                 raise NetworkTimeoutError(
                     "The process that renews the shared token brought none "

@@ -105,15 +105,20 @@ class TokenWitness:
         try:
             token = yield from flow
         except BaseException as error:
-            self._renewed(held=left, outcome=_code(error), duration=round(now() - began, 6))
+            self._emit(
+                TokenRenewed, held=left, outcome=_code(error), duration=round(now() - began, 6)
+            )
             raise
         if token is not held:
-            self._renewed(
+            tell = partial(
+                self._emit,
+                TokenRenewed,
                 held=left,
                 expires_in=round(token.expires_in, 3),
                 source="store" if is_taken(token) else "server",
                 duration=round(now() - began, 6),
             )
+            yield Do(tell)
         return token
 
     def retried(self, error: KeystayError, attempt: int, pause: float) -> None:
@@ -127,9 +132,6 @@ class TokenWitness:
     def invalidated(self, token: AccessToken) -> None:
         """A token was dropped before its time."""
         self._emit(TokenInvalidated, expires_in=round(token.expires_in, 3))
-
-    def _renewed(self, **facts: Any) -> None:
-        self._emit(TokenRenewed, **facts)
 
     def _emit(self, kind: type[Event], **facts: Any) -> None:
         if self._observers.wants(kind):

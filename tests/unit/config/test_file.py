@@ -443,3 +443,24 @@ class TestOpening:
         config = self.config(tmp_path, pem_file, "[backends.file]\nmodul = 'x'\n")
         with pytest.raises(ConfigurationError, match="no setting called 'modul'"):
             open_client_signer(config)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        ('store = "tokens"\nstore_key = "env:K"', "config-value-invalid", "not file: and a folder"),
+        ('store = "file:"\nstore_key = "env:K"', "config-value-invalid", "not file: and a folder"),
+        ('store = "redis://x"\nstore_key = "env:K"', "config-value-invalid", "not file:"),
+        ('store = "file:tokens"', "config-value-invalid", "store_key is not"),
+        ('store_key = "env:K"', "config-value-invalid", "store is not"),
+        ('store = "file:tokens"\nstore_key = "c2VjcmV0LWtleQ"', "config-secret", "no secret ref"),
+    ],
+)
+def test_store(tmp_path: Path, lines: str, code: str, said: str) -> None:
+    """A store is a folder and a key by reference; the key itself is not repeated."""
+    file = tmp_path / "keystay.toml"
+    file.write_text(CLIENT + lines + "\n")
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        keystay.load_config(file)
+    assert code == caught.value.code
+    assert "c2VjcmV0" not in str(caught.value)
