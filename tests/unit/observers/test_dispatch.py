@@ -99,6 +99,19 @@ class TestSignatures:
         assert ("me", "https://as/token", claims["jti"]) == (event.client_id, event.aud, event.jti)
         assert jwt.split(".")[2] not in event.to_json().decode()
 
+    async def test_assertion_of_a_task(self, anyio_backend: str) -> None:
+        """The same from asyncio and trio: told once, as an assertion; `sign_async` as well."""
+        recorder = Recorder()
+        signer = Signer(FakeKey(), observers=Observers(recorder))
+        assertion = keystay.ClientAssertion(client_id="me", signer=signer)
+        await assertion.build_async("https://as/token")
+        await signer.sign_async(b"x")
+        first, second = recorder.events
+        assert ("assertion-signed", "me", "message-signed") == (
+            first.name, first.client_id, second.name
+        )  # fmt: skip
+        assert first.jti
+
     def test_request_id(self) -> None:
         """The backend's id of the request is passed on."""
 
