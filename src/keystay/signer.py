@@ -182,13 +182,10 @@ class Signer:
         self._timeout = timeout
         self._closed = False
         self._backend = backend
-        # Nobody is told of the probe: it signs nothing of anybody's.
-        self._is_wanted = NOBODY.wants
-        self._witness = SignatureWitness(NOBODY, description, backend=backend, kid=self._kid)
+        self._is_wanted = observers.wants
+        self._witness = SignatureWitness(observers, description, backend=backend, kid=self._kid)
         if description.signs_here:
-            probe = os.urandom(32)
-            signatures.verify(description.public_key, self._algorithm, probe, self.sign(probe))
-        self._witness.observers, self._is_wanted = observers, observers.wants
+            self._probe()
 
     @property
     def public_key(self) -> PublicKeyTypes:
@@ -409,6 +406,12 @@ class Signer:
             raise
         except Exception as error:
             raise unexpected(self._name, error) from error
+
+    def _probe(self) -> None:
+        """Verify one signature; nobody is told of it, for it signs nothing of anybody's."""
+        probe, algorithm = os.urandom(32), self._algorithm
+        _, value, _ = self._sign(None, algorithm, Deadline.after(self._timeout), lambda: probe)
+        signatures.verify(self._description.public_key, algorithm, probe, value)
 
     def _choose(self, name: str | None) -> Algorithm:
         able, remedy = ", ".join(self._algorithms), self._description.algorithm_hint

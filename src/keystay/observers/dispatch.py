@@ -79,7 +79,7 @@ class _Watcher:
             return
         self._warned_at = now
         logger.warning(
-            "The observer %s failed at %s, %d times so far: %s",
+            "The observer %s failed at %s (failures so far: %d): %s",
             self.name,
             event.name,
             self._failures,

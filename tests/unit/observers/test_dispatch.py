@@ -190,8 +190,9 @@ class TestFailures:
         assert 3 == len(recorder.events)
         (record,) = caplog.records
         assert "observer-failed" == record.__dict__["event"]
-        assert "The observer Failing failed at message-signed, 1 times so far: RuntimeError." == (
-            record.getMessage()
+        assert (
+            "The observer Failing failed at message-signed (failures so far: 1): RuntimeError."
+            == (record.getMessage())
         )
 
     def test_required(self) -> None:
