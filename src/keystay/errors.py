@@ -11,7 +11,8 @@ The hierarchy:
     ├─ ConfigurationError            keystay.toml, environment, arguments
     │  ├─ KeyURIError                a key URI, with the position of the fault
     │  ├─ SecretError                a secret reference that cannot be resolved
-    │  └─ PolicyError                the key's custody is weaker than policy demands
+    │  ├─ PolicyError                the key's custody is weaker than policy demands
+    │  └─ ObserverError              an observer that cannot be used, or a required one that failed
     ├─ JWKError                      a JWK or JWK Set that cannot be used
     ├─ BackendError                  between keystay and the key
     │  ├─ BackendMissingError        no installed plugin claims the scheme
@@ -63,6 +64,7 @@ __all__ = [
     "LoginError",
     "NetworkError",
     "NetworkTimeoutError",
+    "ObserverError",
     "PolicyError",
     "RateBudgetError",
     "SecretError",
@@ -172,6 +174,12 @@ class PolicyError(ConfigurationError):
 
     code = "policy-custody"
     exit_code = 3
+
+
+class ObserverError(ConfigurationError):
+    """An observer cannot be used, or one that is required has failed: nothing was handed out."""
+
+    code = "observer-failed"
 
 
 class JWKError(KeystayError):

@@ -28,6 +28,7 @@ _COMMANDS = {
     "get": "Make one authorised FHIR read.",
     "jwks": "Print the JWK Set to publish.",
     "key": "Generate, list and show keys where they live.",
+    "store": "Make keys for token stores.",
     "token": "Print an access token.",
 }
 

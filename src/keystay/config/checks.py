@@ -110,6 +110,8 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
                 "Leave it out: the default is the thumbprint.",
             ),
         )
+    yield "store", partial(_check_store, client)
+    yield "store_key", partial(_check_store_key, client)
     yield (
         "assertion_lifetime",
         partial(
@@ -124,6 +126,34 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "signer_retries", partial(require_tries, client.signer_retries, "signer_retries")
     if client.rate_limit is not None:
         yield "rate_limit", partial(parse_rate, client.rate_limit)
+
+
+def _check_store(client: ClientConfig) -> None:
+    if client.store is None:
+        return
+    _require(
+        client.store.removeprefix("file:") not in ("", client.store),
+        "The store is not file: and a folder.",
+        'Write store = "file:/run/keystay": a folder on this machine.',
+    )
+    _require(
+        client.store_key,
+        "store is set and store_key is not.",
+        'Make a key: (umask 077; keystay store key > store.key), and set store_key = "file:…".',
+    )
+
+
+def _check_store_key(client: ClientConfig) -> None:
+    if client.store_key is None:
+        return
+    _require(client.store, "store_key is set and store is not.", "Set store too.")
+    if not client.store_key.startswith(("file:", "env:", "prompt:", "keyring:")):
+        raise ConfigurationError(
+            "store_key is no secret reference.",
+            cause="The key itself may have been written here.",
+            hint='Refer to it: store_key = "file:/run/secrets/store-key", env:NAME or keyring:….',
+            code="config-secret",
+        )
 
 
 def _require(condition: object, message: str, hint: str) -> None:

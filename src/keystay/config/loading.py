@@ -42,11 +42,14 @@ def load_config(
         return Config(environment_client=client)
     file = read_file(found)
     http = _relative_to(found.parent, file.http)
-    backends = {
-        scheme: {name: _reference_from(found.parent, value) for name, value in table.items()}
-        for scheme, table in file.backends.items()
-    }
-    return Config(found, file.clients, client, http, file.policy, backends)
+    backends, observers = (
+        {
+            name: {key: _reference_from(found.parent, value) for key, value in table.items()}
+            for name, table in tables.items()
+        }
+        for tables in (file.backends, file.observers)
+    )
+    return Config(found, file.clients, client, http, file.policy, backends, observers)
 
 
 def open_client_signer(config: Config, name: str | None = None) -> Signer:
@@ -55,6 +58,7 @@ def open_client_signer(config: Config, name: str | None = None) -> Signer:
     Raises:
         KeystayError: The client is not configured or its key cannot be opened.
     """
+    from keystay.observers import open_observers
     from keystay.signer import open_signer
 
     client = config.client(name)
@@ -66,8 +70,8 @@ def open_client_signer(config: Config, name: str | None = None) -> Signer:
         custody=config.policy.custody,
         verify=client.verify,
         timeout=config.http.timeout,
-        # The environment's paths start where the process does, the file's beside the file.
-        base_dir=Path() if client is config.environment_client else config.base_dir,
+        base_dir=config.base_dir_of(client),
+        observers=open_observers(config.observers, base_dir=config.base_dir),
     )
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 from keystay.config import Config, open_client_signer
 from keystay.errors import did_you_mean
+from keystay.tokens.stores import open_store
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
+    from keystay.tokens.store import TokenStore
 
 __all__ = ["ClientSettings", "configured", "refuse_unknown"]
 
@@ -30,6 +32,7 @@ class ClientSettings(TypedDict, total=False):
     extra_headers: Mapping[str, Any] | None
     extra_claims: Mapping[str, Any] | None
     discovery_lifetime: float
+    store: TokenStore | None
     own_signer: bool
     renewal_window: float
     retries: int
@@ -61,6 +64,7 @@ def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
         "allowed_origins": client.allowed_origins,
         "allow_insecure_loopback": client.allow_insecure_loopback,
         "signer": open_client_signer(config, name),
+        "store": open_store(client, config.base_dir_of(client)),
         "own_signer": True,
         "renewal_window": client.renewal_window,
         "retries": client.retries,

@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 
 from keystay.smart.messages import HttpRequest, HttpResponse
-from keystay.tokens.actions import Action, BuildAssertion, Pause
+from keystay.tokens.actions import Action, BuildAssertion, Do, Pause
 from keystay.tokens.exchange import require_open, send, send_async
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def _perform(action: Action, client: httpx.Client, deadline: Deadline) -> object
     if isinstance(action, Pause):
         time.sleep(action.seconds)
         return None
+    if isinstance(action, Do):
+        return action.call()
     return action.attempt.wait(action.seconds)
 
 
@@ -113,4 +115,7 @@ async def _perform_async(
     if isinstance(action, Pause):
         await anyio.sleep(action.seconds)
         return None
+    if isinstance(action, Do):
+        # Seen to its end when the caller is cancelled: it may have taken a lock.
+        return await anyio.to_thread.run_sync(action.call, limiter=anyio.CapacityLimiter(1))
     return await action.attempt.wait_async(action.seconds)

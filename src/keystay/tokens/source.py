@@ -24,6 +24,9 @@ from keystay.tokens.retries import (
 )
 from keystay.tokens.server_clock import ServerClock
 from keystay.tokens.settings import ClientSettings, refuse_unknown
+from keystay.tokens.sharing import SharedToken
+from keystay.tokens.store import TokenOwner
+from keystay.tokens.witness import TokenWitness
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -70,7 +73,12 @@ class TokenSource:
         self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
         self.signer, self.own_signer = settings["signer"], settings.get("own_signer", False)
         lifetime = settings.get("lifetime", DEFAULT_LIFETIME)
-        self.clock = ServerClock(lifetime=lifetime, corrects=_corrects(settings))
+        self._witness = TokenWitness(
+            settings["client_id"], self.fhir_base_url, self.signer.observers
+        )
+        self.clock = ServerClock(
+            lifetime=lifetime, corrects=_corrects(settings), tell=self._witness.skewed
+        )
         self._assertion_for = partial(
             ClientAssertion,
             client_id=settings["client_id"],
@@ -94,6 +102,16 @@ class TokenSource:
             settings.get("signer_retries", DEFAULT_SIGNER_RETRIES),
         )
         self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
+        self._shared: SharedToken | None = None
+        if (store := settings.get("store")) is not None:
+            owner = TokenOwner(
+                client_id=self.client_id,
+                fhir_base_url=self.fhir_base_url,
+                token_endpoint=token_endpoint or "",
+                scope=self._scope,
+                kid=self.signer.kid,
+            )
+            self._shared = SharedToken(store, owner, self.renewal)
 
     @property
     def client_id(self) -> str:
@@ -112,11 +130,28 @@ class TokenSource:
 
     def configuration(self, deadline: Deadline) -> Flow[SmartConfiguration]:
         """The server's SMART configuration."""
-        return persistent(self._endpoint.configuration, self._retries, deadline)
+        return persistent(
+            self._endpoint.configuration, self._retries, deadline, self._witness.retried
+        )
+
+    def invalidate(self, token: AccessToken | None) -> None:
+        """Drop the kept token, from the store as well; with an argument, only if it is that one."""
+        kept = self.renewal.token
+        rejected = kept if token is None else token
+        self.renewal.drop(token)
+        if rejected is not None and rejected is kept:  # else others had dropped it already
+            self._witness.invalidated(rejected)
+        if rejected is not None and self._shared is not None:
+            self._shared.reject(rejected)
 
     def _renewed(self, deadline: Deadline, patient: bool) -> Flow[AccessToken]:
-        """What the one caller does who renews; here is room for a store shared by processes."""
-        return self._granted(deadline, patient, None, None)
+        """What the one caller does who renews: asks the server, or a store that others fill."""
+        ask = partial(self._granted, deadline, patient, None, None)
+        shared = self._shared
+        flow = ask() if shared is None else shared.obtain(ask, deadline)
+        return self._witness.renewal(
+            flow, self.renewal.token, lambda token: shared is not None and token is shared.taken
+        )
 
     def _granted(
         self, deadline: Deadline, patient: bool, scope: str | None, signer: Signer | None
@@ -125,7 +160,7 @@ class TokenSource:
         admit = partial(self._budget.admit, deadline, patient=patient)
         budgets = self._retries if patient else RetryBudgets(0, 0)
         attempt = partial(self._attempt, scope, signer, admit)
-        return persistent(partial(self._on_time, attempt), budgets, deadline)
+        return persistent(partial(self._on_time, attempt), budgets, deadline, self._witness.retried)
 
     def _on_time(self, attempt: Callable[[], Flow[AccessToken]]) -> Flow[AccessToken]:
         """An attempt; one more if its refusal tells that it was stamped by a wrong clock."""
@@ -142,13 +177,15 @@ class TokenSource:
         self, scope: str | None, signer: Signer | None, admit: Callable[[], Flow[None]]
     ) -> Flow[AccessToken]:
         """One request, with a fresh assertion; here the signer is chosen."""
-        return token_flow(
+        assertion = self._assertion if signer is None else self._assertion_for(signer=signer)
+        flow = token_flow(
             self._endpoint,
-            self._assertion if signer is None else self._assertion_for(signer=signer),
+            assertion,
             self._scope if scope is None else normalise(scope),
             clock=self.clock,
             admit=admit,
         )
+        return self._witness.request(flow, assertion.signer)
 
 
 def _corrects(settings: ClientSettings) -> bool:

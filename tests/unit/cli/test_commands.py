@@ -487,7 +487,18 @@ class TestErrors:
 
 
 HELP = {
-    "": ["assertion", "backends", "demo", "get", "jwks", "key", "token", "--debug", "--version"],
+    "": [
+        "assertion",
+        "backends",
+        "demo",
+        "get",
+        "jwks",
+        "key",
+        "store",
+        "token",
+        "--debug",
+        "--version",
+    ],
     "token": ["[CLIENT]", "--scope", "--json"],
     "assertion": ["[CLIENT]", "--audience", "--decode"],
     "jwks": ["[CLIENT]"],
@@ -496,6 +507,8 @@ HELP = {
     "key generate": ["URI", "--type", "P-384", "RSA-3072", "Ed25519", "--json"],
     "key list": ["URI", "--json"],
     "key show": ["URI", "--json"],
+    "store": ["key"],
+    "store key": ["umask 077"],
     "backends": ["--json"],
     "demo": ["SoftHSM"],
 }

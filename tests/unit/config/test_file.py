@@ -45,6 +45,8 @@ retries = 5
 signer_retries = 2
 rate_limit = "5/60"
 clock_correction = "warn"
+store = "file:tokens"
+store_key = "env:STORE_KEY"
 
 [http]
 ca_bundle = "ca.pem"
@@ -100,6 +102,8 @@ def test_every_key(tmp_path: Path) -> None:
             allow_insecure_loopback=True,
             assertion_lifetime=120,
             verify="first",
+            store="file:tokens",
+            store_key="env:STORE_KEY",
             renewal_window=0.3,
             retries=5,
             signer_retries=2,
