@@ -10,7 +10,7 @@ from keystay import algorithms, key_uri
 from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
-from keystay.smart import scopes, urls
+from keystay.smart import scopes, urls, vendors
 
 __all__ = ["faults", "http_faults"]
 
@@ -109,6 +109,7 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
                 "Leave it out: the default is the thumbprint.",
             ),
         )
+    yield "vendor", partial(vendors.vendor_of, client.fhir_base_url, client.vendor)
     yield (
         "assertion_lifetime",
         partial(
