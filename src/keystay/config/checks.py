@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from keystay import algorithms, key_uri
 from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
+from keystay.config.limits import require_window
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.smart import scopes, urls, vendors
@@ -119,6 +120,7 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
             f"Leave it at {DEFAULT_LIFETIME}: that leaves room for clocks that differ.",
         ),
     )
+    yield "renewal_window", partial(require_window, client.renewal_window)
 
 
 def _require(condition: object, message: str, hint: str) -> None:

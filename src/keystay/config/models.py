@@ -35,6 +35,8 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         allowed_origins: Besides the FHIR server's, for the bearer token.
         allow_insecure_loopback: Allow plain HTTP to this machine.
         assertion_lifetime: Seconds, at most 300.
+        renewal_window: Share of a token's life, at its end, in which it is renewed; a minute
+            at most.
         verify: `always` or `first`.
         vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
     """
@@ -50,6 +52,7 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     allowed_origins: list[str] = []
     allow_insecure_loopback: bool = False
     assertion_lifetime: int = 240
+    renewal_window: float = 0.2
     verify: Literal["always", "first"] = "always"
     vendor: str | None = None
 
