@@ -63,16 +63,16 @@ class ClientKeys:
             KeystayError: It cannot be told, or not be opened.
         """
         state = self.state()
-        if state is None:
-            return open_client_signer(self.config, self.name)
-        return self.open(state.current)
+        return self.open(None if state is None else state.current)
 
-    def open(self, key: RotationKey) -> Signer:
-        """Open one of the client's keys, as it was published.
+    def open(self, key: RotationKey | None) -> Signer:
+        """Open one of the client's keys, as it was published; None for the configured one.
 
         Raises:
             KeystayError: It cannot be opened, or is not the key that was published.
         """
+        if key is None:
+            return open_client_signer(self.config, self.name)
         signer = open_client_signer(
             self.config, self.name, uri=key.uri, algorithm=key.algorithm, kid=key.kid
         )

@@ -108,6 +108,7 @@ class Rotation:
             state = former = self.state()
             if state is None:
                 state = self._first()
+            state = msgspec.structs.replace(state, configured_key=self.keys.client.key)
             successor = state.of("next")
             if successor is not None and successor.made:
                 if uri not in (None, successor.uri, successor.asked):
@@ -238,6 +239,7 @@ class Rotation:
         return state
 
     def _write(self, state: RotationState, changed: RotationState) -> RotationState:
+        changed = msgspec.structs.replace(changed, configured_key=self.keys.client.key)
         if changed != state:
             self._file.write(changed)
         return changed

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.tokens.actions import Call
 from keystay.tokens.flow import Endpoint, token_flow
 from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
 from keystay.tokens.settings import ClientSettings, refuse_unknown
+from keystay.tokens.signer_source import signer_source
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -30,7 +32,7 @@ class TokenSource:
 
     Attributes:
         renewal: The token kept, and who renews it.
-        signer: Signs its assertions.
+        signers: Give the signer of each assertion.
         own_signer: Whether closing the client closes the signer.
         fhir_base_url: Without a trailing slash.
         origins: Where its tokens may go.
@@ -57,7 +59,8 @@ class TokenSource:
         origins = {origin_of(url) for url in (self.fhir_base_url, *allowed)}
         self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
         self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
-        self.signer, self.own_signer = settings["signer"], settings.get("own_signer", False)
+        self.signers = signer_source(settings["signer"])
+        self.own_signer = settings.get("own_signer", False)
         self._assertion_for = partial(
             ClientAssertion,
             client_id=settings["client_id"],
@@ -66,7 +69,7 @@ class TokenSource:
             extra_headers=settings.get("extra_headers"),
             extra_claims=settings.get("extra_claims"),
         )
-        self._assertion = self._assertion_for(signer=self.signer)
+        self._assertion = self._assertion_for(signer=self.signers.signer)
         self._endpoint = Endpoint(
             self.fhir_base_url,
             token_endpoint,
@@ -74,6 +77,11 @@ class TokenSource:
             lifetime=settings.get("discovery_lifetime", 3600.0),
         )
         self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
+
+    @property
+    def signer(self) -> Signer:
+        """The signer of its assertions."""
+        return self.signers.signer
 
     @property
     def client_id(self) -> str:
@@ -100,8 +108,15 @@ class TokenSource:
 
     def _attempt(self, scope: str | None, signer: Signer | None) -> Flow[AccessToken]:
         """One request, with a fresh assertion; here the signer is chosen."""
-        return token_flow(
-            self._endpoint,
-            self._assertion if signer is None else self._assertion_for(signer=signer),
-            self._scope if scope is None else normalise(scope),
-        )
+        scope = self._scope if scope is None else normalise(scope)
+        if signer is not None:
+            assertion = self._assertion_for(signer=signer)
+            return (yield from token_flow(self._endpoint, assertion, scope))
+        if self.signers.is_stale:
+            yield Call(self.signers.refresh)
+        with self.signers.lease() as current:
+            yield from self.signers.check(current)
+            assertion = self._assertion
+            if assertion.signer is not current:
+                self._assertion = assertion = self._assertion_for(signer=current)
+            return (yield from token_flow(self._endpoint, assertion, scope))
