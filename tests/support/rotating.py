@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -11,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from keystay.cli.app import run
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -41,17 +44,10 @@ class Commands:
 
     def __call__(self, *arguments: str, exits: int = 0) -> subprocess.CompletedProcess[str]:
         """Run a command, which must end with this exit code."""
-        done = subprocess.run(
-            [KEYSTAY, *arguments],
-            cwd=self.folder,
-            env=self.env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        WATCH.check(done.stdout + done.stderr, f"the output of keystay {arguments}")
+        done = self._run(arguments)
+        # `keystay token` alone prints a secret.
+        shown = done.stderr if arguments[0] == "token" else done.stdout + done.stderr
+        WATCH.check(shown, f"the output of keystay {arguments}")
         assert exits == done.returncode, f"keystay {arguments}\n{done.stdout}{done.stderr}"
         assert "Traceback" not in done.stderr
         return done
@@ -69,6 +65,28 @@ class Commands:
     def serve(self, *arguments: str) -> Publisher:
         """Start `keystay jwks serve`."""
         return Publisher(self, arguments)
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [KEYSTAY, *arguments],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+
+class CommandsHere(Commands):
+    """The same in this process, which has to be in the folder; `serve` is a process still."""
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 class Publisher:
