@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.actions import Action, BuildAssertion, Call, Pause
-from keystay.tokens.exchange import send, send_async
+from keystay.tokens.exchange import require_open, send, send_async
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +33,7 @@ def drive(flow: Flow[T], client: httpx.Client, deadline: Deadline) -> T:
         client: For its requests.
         deadline: For each of its requests and signatures.
     """
+    require_open(client)  # before the signer, which may be closed too, has its say
     try:
         action = next(flow)
         while True:
@@ -50,6 +51,7 @@ def drive(flow: Flow[T], client: httpx.Client, deadline: Deadline) -> T:
 
 async def drive_async(flow: Flow[T], client: httpx.AsyncClient, deadline: Deadline) -> T:
     """As `drive`, awaiting; signing goes where the assertion's signer sends it."""
+    require_open(client)
     return await _drive_async(flow, partial(send_async, client), deadline)
 
 
@@ -59,6 +61,7 @@ async def drive_in_threads(flow: Flow[T], client: httpx.Client, deadline: Deadli
     async def send_there(request: HttpRequest, deadline: Deadline) -> HttpResponse:
         return await _in_thread(partial(send, client, request, deadline))
 
+    require_open(client)
     return await _drive_async(flow, send_there, deadline)
 
 

@@ -41,6 +41,11 @@ allow_insecure_loopback = true
 assertion_lifetime = 120
 verify = "first"
 vendor = "epic"
+renewal_window = 0.3
+retries = 5
+signer_retries = 2
+rate_limit = "5/60"
+clock_correction = "warn"
 
 [http]
 ca_bundle = "ca.pem"
@@ -98,6 +103,11 @@ def test_every_key(tmp_path: Path) -> None:
             assertion_lifetime=120,
             verify="first",
             vendor="epic",
+            renewal_window=0.3,
+            retries=5,
+            signer_retries=2,
+            rate_limit="5/60",
+            clock_correction="warn",
         )
     }
     expected = HttpSettings(
