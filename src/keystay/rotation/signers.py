@@ -7,14 +7,13 @@ opened, requests under way end with the key they began with, and that is closed 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from keystay.errors import KeystayError
+from keystay.forks import remake_in_children
 from keystay.jwk import public_jwk
 from keystay.rotation.requirement import PublicationRequirement
 
@@ -48,8 +47,8 @@ class RotatingSigner:
         self._stamp = None if keys.file is None else keys.file.stamp()
         self._held = self._open(keys.state())
         self._closed = False
-        self._begin_alone()
-        _remember(self)
+        self.remake_locks()
+        remake_in_children(self)
 
     def __repr__(self) -> str:
         return repr(self.signer)
@@ -150,7 +149,7 @@ class RotatingSigner:
         if is_idle:
             _close(held.signer)
 
-    def _begin_alone(self) -> None:
+    def remake_locks(self) -> None:
         """At the beginning, and in a forked child, where nobody else holds a lock."""
         self._lock, self._opening = threading.RLock(), threading.Lock()
 
@@ -169,21 +168,3 @@ def _close(signer: Signer) -> None:
         signer.close()
     except KeystayError as error:
         logger.warning("the key %s could not be closed: %s", signer.kid, error.message)
-
-
-# A plain dictionary: unlike a WeakSet's, each of its changes is whole whenever a fork comes.
-_all: dict[int, weakref.ref[RotatingSigner]] = {}
-
-
-def _remember(source: RotatingSigner) -> None:
-    key = id(source)
-    _all[key] = weakref.ref(source, lambda _: _all.pop(key, None))
-
-
-def _after_fork() -> None:
-    for found in list(_all.values()):
-        if (source := found()) is not None:
-            source._begin_alone()
-
-
-os.register_at_fork(after_in_child=_after_fork)
