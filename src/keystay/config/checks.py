@@ -11,7 +11,7 @@ from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
 from keystay.config.limits import parse_rate, require_tries, require_window
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
-from keystay.smart import scopes, urls
+from keystay.smart import scopes, urls, vendors
 
 __all__ = ["faults", "http_faults"]
 
@@ -112,6 +112,7 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
         )
     yield "store", partial(_check_store, client)
     yield "store_key", partial(_check_store_key, client)
+    yield "vendor", partial(vendors.vendor_of, client.fhir_base_url, client.vendor)
     yield (
         "assertion_lifetime",
         partial(

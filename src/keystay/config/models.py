@@ -44,6 +44,7 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         verify: `always` or `first`.
         store: Where processes share the token: `file:` and a folder.
         store_key: Secret reference to the key that tokens are encrypted with there.
+        vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
     """
 
     fhir_base_url: str
@@ -65,6 +66,7 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     verify: Literal["always", "first"] = "always"
     store: str | None = None
     store_key: str | None = None
+    vendor: str | None = None
 
 
 class HttpSettings(_Table, frozen=True, kw_only=True):
@@ -97,9 +99,11 @@ class PolicyConfig(_Table, frozen=True, kw_only=True):
 
     Attributes:
         custody: The least custody accepted of any key.
+        require_published: Whether a token client only signs with a key it has seen at `jwks_url`.
     """
 
     custody: Literal["any", "out-of-process", "hardware"] = "any"
+    require_published: bool = False
 
 
 class File(_Table, frozen=True, kw_only=True):
@@ -142,6 +146,13 @@ class Config:
     def base_dir_of(self, client: ClientConfig) -> Path:
         """Where a client's relative paths start: the environment's where the process does."""
         return Path() if client is self.environment_client else self.base_dir
+
+    def client_name(self, name: str | None = None) -> str | None:
+        """What the client that `client(name)` returns is called; None for the environment's."""
+        client = self.client(name)
+        if name is None and client is not self.environment_client:
+            return next(iter(self.clients))
+        return name
 
     def client(self, name: str | None = None) -> ClientConfig:
         """A client by name; without one, the environment's or the only one in the file.

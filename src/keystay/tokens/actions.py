@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
     from keystay.tokens.attempt import Attempt
 
-__all__ = ["Action", "BuildAssertion", "Do", "Flow", "Pause", "Wait"]
+__all__ = ["Action", "BuildAssertion", "Call", "Flow", "Pause", "Wait"]
 
 T = TypeVar("T")
 
@@ -26,10 +26,17 @@ class BuildAssertion:
 
 
 @dataclass(frozen=True, slots=True)
-class Do:
-    """Asks to call what may take a moment: a file's, not a network's."""
+class Call:
+    """Asks to call what may take a moment: a key's opening, a file's reading, an observer.
 
-    call: Callable[[], object]
+    Attributes:
+        function: What to call.
+        is_left: Whether a cancelled caller leaves it to itself. Otherwise it is seen to its end,
+            for it may have taken a lock.
+    """
+
+    function: Callable[[], object]
+    is_left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +54,5 @@ class Wait:
     seconds: float
 
 
-Action = HttpRequest | BuildAssertion | Do | Pause | Wait
+Action = HttpRequest | BuildAssertion | Call | Pause | Wait
 Flow = Generator[Action, Any, T]

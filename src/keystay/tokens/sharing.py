@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from keystay.errors import NetworkTimeoutError
-from keystay.tokens.actions import Do, Flow, Pause
+from keystay.tokens.actions import Call, Flow, Pause
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -61,7 +61,7 @@ class SharedToken:
             if found is not None and self._renewal.is_fresh(found):
                 return found
             seconds = deadline.remaining + _GRACE
-            claim: Claim | None = yield Do(partial(self._store.claim, self._owner, seconds))
+            claim: Claim | None = yield Call(partial(self._store.claim, self._owner, seconds))
             if claim is not None:
                 break
             held = found or self._renewal.token
@@ -80,7 +80,7 @@ class SharedToken:
             if found is not None and self._renewal.is_fresh(found):  # got while we waited
                 return found
             token = yield from ask()
-            yield Do(partial(self._store.save, self._owner, token))
+            yield Call(partial(self._store.save, self._owner, token))
             return token
         finally:
             claim.release()
@@ -91,7 +91,7 @@ class SharedToken:
         self._store.discard(self._owner, token)
 
     def _load(self) -> Flow[AccessToken | None]:
-        found: AccessToken | None = yield Do(partial(self._store.load, self._owner))
+        found: AccessToken | None = yield Call(partial(self._store.load, self._owner))
         if found is None or _digest(found) == self._rejected:
             return None
         kept = self._renewal.token

@@ -17,7 +17,7 @@ from keystay.observers.events import (
     TokenRenewed,
 )
 from keystay.smart.messages import HttpRequest, HttpResponse
-from keystay.tokens.actions import BuildAssertion, Do, Flow
+from keystay.tokens.actions import BuildAssertion, Call, Flow
 from keystay.tokens.clock import now
 from keystay.tokens.refusal import correlation_id
 
@@ -74,7 +74,7 @@ class TokenWitness:
             }
             failed = TokenFailed(**facts)
             if isinstance(error, Exception):
-                yield Do(partial(observers.emit, failed))
+                yield Call(partial(observers.emit, failed))
             else:  # cancelled or interrupted: nothing more can be asked of the shell
                 observers.emit(failed)
             raise
@@ -83,7 +83,7 @@ class TokenWitness:
             "expires_in": token.lifetime,
             "duration": round(now() - began, 6),
         }
-        yield Do(partial(observers.emit, TokenIssued(**facts)))
+        yield Call(partial(observers.emit, TokenIssued(**facts)))
         return token
 
     def renewal(
@@ -118,7 +118,7 @@ class TokenWitness:
                 source="store" if is_taken(token) else "server",
                 duration=round(now() - began, 6),
             )
-            yield Do(tell)
+            yield Call(tell)
         return token
 
     def retried(self, error: KeystayError, attempt: int, pause: float) -> None:
