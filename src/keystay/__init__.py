@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from keystay.custody import Custody as Custody
     from keystay.errors import KeystayError as KeystayError
     from keystay.jwk import JWKSet as JWKSet
+    from keystay.observers.audit import AuditObserver as AuditObserver
+    from keystay.observers.dispatch import Observers as Observers
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
@@ -26,15 +28,19 @@ if TYPE_CHECKING:
     from keystay.tokens.async_client import AsyncTokenClient as AsyncTokenClient
     from keystay.tokens.client import TokenClient as TokenClient
     from keystay.tokens.client import discover as discover
+    from keystay.tokens.file_store import FileTokenStore as FileTokenStore
 
 _HOMES = {
     "AccessToken": "keystay.tokens.access_token",
+    "AuditObserver": "keystay.observers.audit",
     "AsyncTokenClient": "keystay.tokens.async_client",
     "ClientAssertion": "keystay.assertion",
     "Config": "keystay.config",
     "Custody": "keystay.custody",
+    "FileTokenStore": "keystay.tokens.file_store",
     "JWKSet": "keystay.jwk",
     "KeystayError": "keystay.errors",
+    "Observers": "keystay.observers.dispatch",
     "Signer": "keystay.signer",
     "SmartConfiguration": "keystay.smart.discovery",
     "TokenClient": "keystay.tokens.client",

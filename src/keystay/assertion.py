@@ -112,7 +112,9 @@ class ClientAssertion:
             KeystayError: As `Signer.sign`.
         """
         message, signature = self.signer.sign_stamped(
-            partial(self._signing_input, audience), timeout=timeout
+            partial(self._signing_input, audience),
+            timeout=timeout,
+            about=_about,
         )
         return (message + b"." + _encode(signature)).decode("ascii")
 
@@ -166,6 +168,12 @@ def decode_unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise ConfigurationError("This is not a compact JWS.")
     return header, claims
+
+
+def _about(message: bytes) -> dict[str, Any]:
+    """What observers are told of an assertion: as `AssertionSigned` has it."""
+    claims = decode_unverified(f"{message.decode()}.")[1]
+    return {"client_id": claims["iss"], "aud": claims["aud"], "jti": claims["jti"]}
 
 
 def _encode(data: bytes) -> bytes:

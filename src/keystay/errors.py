@@ -11,7 +11,8 @@ The hierarchy:
     ├─ ConfigurationError            keystay.toml, environment, arguments
     │  ├─ KeyURIError                a key URI, with the position of the fault
     │  ├─ SecretError                a secret reference that cannot be resolved
-    │  └─ PolicyError                the key's custody is weaker than policy demands
+    │  ├─ PolicyError                the key's custody is weaker than policy demands
+    │  └─ ObserverError              an observer that cannot be used, or a required one that failed
     ├─ JWKError                      a JWK or JWK Set that cannot be used
     ├─ BackendError                  between keystay and the key
     │  ├─ BackendMissingError        no installed plugin claims the scheme
@@ -27,6 +28,7 @@ The hierarchy:
     │  ├─ SignatureInvalidError      a signature that does not verify
     │  ├─ KeyChangedError            another key signed than the one opened
     │  └─ SignerClosedError          used after close()
+    ├─ RotationError                 a step of a key's rotation that is not due, or out of order
     ├─ DiscoveryError                the SMART configuration is missing or unusable
     ├─ NetworkError                  no usable HTTP answer
     │  └─ NetworkTimeoutError        not within the deadline
@@ -63,8 +65,10 @@ __all__ = [
     "LoginError",
     "NetworkError",
     "NetworkTimeoutError",
+    "ObserverError",
     "PolicyError",
     "RateBudgetError",
+    "RotationError",
     "SecretError",
     "SignatureInvalidError",
     "SignerClosedError",
@@ -174,6 +178,12 @@ class PolicyError(ConfigurationError):
     exit_code = 3
 
 
+class ObserverError(ConfigurationError):
+    """An observer cannot be used, or one that is required has failed: nothing was handed out."""
+
+    code = "observer-failed"
+
+
 class JWKError(KeystayError):
     """A JWK or JWK Set that is malformed, private where public is due, or ambiguous."""
 
@@ -262,6 +272,12 @@ class SignerClosedError(BackendError):
     """The signer was used after `close()`."""
 
     code = "signer-closed"
+
+
+class RotationError(KeystayError):
+    """A step of a key's rotation was refused: it is out of order, or its time has not come."""
+
+    code = "rotation-refused"
 
 
 class DiscoveryError(KeystayError):

@@ -34,6 +34,10 @@ from keystay.errors import (
     SignatureInvalidError,
     SignerClosedError,
 )
+from keystay.observers.dispatch import NOBODY, Observers
+from keystay.observers.events import AssertionSigned, MessageSigned
+from keystay.observers.opening import watch_opening
+from keystay.observers.signing import About, SignatureWitness, Signed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -67,6 +71,7 @@ def open_signer(
     timeout: float = DEFAULT_TIMEOUT,
     base_dir: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
+    observers: Observers = NOBODY,
 ) -> Signer:
     """Open the key a URI names.
 
@@ -82,6 +87,7 @@ def open_signer(
         timeout: Seconds for opening and for each signature.
         base_dir: Where relative paths in `uri` start; default the working directory.
         registry: Where to look for backends; default the installed ones.
+        observers: Told of this opening, of each signature, and of the tokens got with it.
 
     Raises:
         KeyURIError: The URI is malformed.
@@ -97,21 +103,26 @@ def open_signer(
         timeout=timeout,
         base_dir=folder,
     )
-    key = (registry or default_registry()).open_key(parsed, context)
-    try:
-        return Signer(
-            key,
-            algorithm=algorithm,
-            kid=kid,
-            custody=custody,
-            verify=verify,
-            timeout=timeout,
-            name=str(parsed),
-        )
-    except BaseException:
-        with suppress(Exception):  # what went wrong first is what to report
-            key.close()
-        raise
+    with watch_opening(observers, str(parsed), parsed.scheme) as tell:
+        key = (registry or default_registry()).open_key(parsed, context)
+        try:
+            signer = Signer(
+                key,
+                algorithm=algorithm,
+                kid=kid,
+                custody=custody,
+                verify=verify,
+                timeout=timeout,
+                name=str(parsed),
+                backend=parsed.scheme,
+                observers=observers,
+            )
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what to report
+                key.close()
+            raise
+        tell(signer)
+        return signer
 
 
 class Signer:
@@ -127,6 +138,8 @@ class Signer:
         verify: `always` or `first`.
         timeout: Seconds for each signature.
         name: What messages call the key; default the backend's label.
+        backend: Scheme of its URI; for observers.
+        observers: As for `open_signer`.
 
     Raises:
         PolicyError, AlgorithmError, KeyUnusableError: As for `open_signer`.
@@ -142,6 +155,8 @@ class Signer:
         verify: Verify = "always",
         timeout: float = DEFAULT_TIMEOUT,
         name: str | None = None,
+        backend: str = "",
+        observers: Observers = NOBODY,
     ) -> None:
         if verify not in ("always", "first"):
             raise ConfigurationError(
@@ -166,9 +181,11 @@ class Signer:
         self._verified: set[tuple[int, str]] = set()
         self._timeout = timeout
         self._closed = False
+        self._backend = backend
+        self._is_wanted = observers.wants
+        self._witness = SignatureWitness(observers, description, backend=backend, kid=self._kid)
         if description.signs_here:
-            probe = os.urandom(32)
-            signatures.verify(description.public_key, self._algorithm, probe, self.sign(probe))
+            self._probe()
 
     @property
     def public_key(self) -> PublicKeyTypes:
@@ -204,6 +221,16 @@ class Signer:
     def key_id(self) -> str:
         """The backend's own, unchanging id of the key."""
         return self._description.key_id
+
+    @property
+    def backend(self) -> str:
+        """Scheme of the key URI it was opened with, or ""."""
+        return self._backend
+
+    @property
+    def observers(self) -> Observers:
+        """Who is told of its signatures."""
+        return self._witness.observers
 
     def sign(
         self, message: bytes, algorithm: str | None = None, *, timeout: float | None = None
@@ -246,6 +273,7 @@ class Signer:
         algorithm: str | None = None,
         *,
         timeout: float | None = None,
+        about: About | None = None,
     ) -> tuple[bytes, bytes]:
         """Sign a message that is only made once the key is free to sign it.
 
@@ -254,6 +282,7 @@ class Signer:
                 inside the message are fresh.
             algorithm: As for `sign`.
             timeout: As for `sign`.
+            about: Says for observers what the message is; None for what is no assertion.
 
         Returns:
             The message and its signature.
@@ -264,15 +293,12 @@ class Signer:
         self._check_open()
         chosen = self._algorithm if algorithm is None else self._choose(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        try:
-            if self._lease is None:
-                return self._sign(self._key, stamp, chosen, deadline)
-            with self._lease(deadline) as key:
-                return self._sign(key, stamp, chosen, deadline)
-        except KeystayError:
-            raise
-        except Exception as error:
-            raise unexpected(self._name, error) from error
+        if self._is_wanted(MessageSigned if about is None else AssertionSigned):
+            sign = partial(self._sign, None, chosen, deadline)
+            message, signature, _ = self._witness.watch(sign, stamp, chosen.name, about)
+        else:
+            message, signature, _ = self._sign(None, chosen, deadline, stamp)
+        return message, signature
 
     def sign_digest(
         self, digest: bytes, algorithm: str | None = None, *, timeout: float | None = None
@@ -308,15 +334,10 @@ class Signer:
                 code="digest-invalid",
             )
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        request = SignRequest(chosen, None, bytes(digest), deadline)
-
-        def answer() -> bytes:
-            if self._lease is None:
-                return self._checked(self._key.sign(request), request)
-            with self._lease(deadline) as key:
-                return self._checked(key.sign(request), request)
-
-        return self._guarded(answer)
+        sign = partial(self._sign, bytes(digest), chosen, deadline)
+        if self._is_wanted(MessageSigned):
+            return self._witness.watch(sign, None, chosen.name, None)[1]
+        return sign(None)[1]
 
     def as_private_key(self) -> BackedPrivateKey:
         """The key as the `cryptography` library's private keys look, for other libraries.
@@ -386,6 +407,12 @@ class Signer:
         except Exception as error:
             raise unexpected(self._name, error) from error
 
+    def _probe(self) -> None:
+        """Verify one signature; nobody is told of it, for it signs nothing of anybody's."""
+        probe, algorithm = os.urandom(32), self._algorithm
+        _, value, _ = self._sign(None, algorithm, Deadline.after(self._timeout), lambda: probe)
+        signatures.verify(self._description.public_key, algorithm, probe, value)
+
     def _choose(self, name: str | None) -> Algorithm:
         able, remedy = ", ".join(self._algorithms), self._description.algorithm_hint
         if name is None:
@@ -410,11 +437,35 @@ class Signer:
         return chosen
 
     def _sign(
-        self, key: SigningKey, stamp: Callable[[], bytes], algorithm: Algorithm, deadline: Deadline
-    ) -> tuple[bytes, bytes]:
-        message = stamp()
-        request = SignRequest(algorithm, message, None, deadline)
-        return message, self._checked(key.sign(request), request)
+        self,
+        digest: bytes | None,
+        algorithm: Algorithm,
+        deadline: Deadline,
+        stamp: Callable[[], bytes] | None,
+    ) -> Signed:
+        """Sign a digest, or a message made by `stamp` once there is a session for it."""
+        try:
+            if self._lease is None:
+                return self._sign_with(self._key, digest, algorithm, deadline, stamp)
+            with self._lease(deadline) as key:
+                return self._sign_with(key, digest, algorithm, deadline, stamp)
+        except KeystayError:
+            raise
+        except Exception as error:
+            raise unexpected(self._name, error) from error
+
+    def _sign_with(
+        self,
+        key: SigningKey,
+        digest: bytes | None,
+        algorithm: Algorithm,
+        deadline: Deadline,
+        stamp: Callable[[], bytes] | None,
+    ) -> Signed:
+        message = b"" if stamp is None else stamp()
+        request = SignRequest(algorithm, None if stamp is None else message, digest, deadline)
+        result = key.sign(request)
+        return message, self._checked(result, request), result.request_id
 
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
         """The signature as JOSE has it, from the right key and good; or an error."""

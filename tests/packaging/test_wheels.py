@@ -17,6 +17,7 @@ from tests.packaging.conftest import ROOT, THIRD_PARTY_WHEELS, Project, projects
 
 # Modules for those who bring the package themselves; nothing else imports them.
 OPTIONAL = {
+    "keystay.observers.otel": "opentelemetry",
     "keystay.testing.pytest_plugin": "pytest",
     "keystay.testing.signer_contract": "pytest",
     "keystay.testing.contract.fork": "pytest",

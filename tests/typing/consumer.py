@@ -17,6 +17,8 @@ from keystay.backends import (
     SignRequest,
 )
 from keystay.key_uri import KeyURI
+from keystay.observers import TokenIssued
+from keystay.tokens.store import TokenStore
 
 
 def from_config() -> None:
@@ -48,6 +50,25 @@ def by_hand() -> None:
         assertion = keystay.ClientAssertion(client_id="me", signer=signer)
         assert_type(assertion.build(audience="https://as.example.org/token"), str)
         assert_type(keystay.JWKSet.from_signers([signer]).to_json(), str)
+
+
+class Counter:
+    """An observer."""
+
+    @keystay.hookimpl
+    def keystay_token_issued(self, event: TokenIssued) -> None:
+        """Look at it."""
+        assert_type(event.jti, str | None)
+
+
+def observed(keys: str) -> None:
+    """Observers and a store."""
+    observers = keystay.Observers(Counter(), required=[keystay.AuditObserver("audit.jsonl")])
+    store: TokenStore = keystay.FileTokenStore("tokens", keys=keys)
+    signer = keystay.open_signer("file:client.pem", observers=observers)
+    keystay.TokenClient(
+        fhir_base_url="https://ehr.example.org/fhir/r4", client_id="me", signer=signer, store=store
+    )
 
 
 async def asynchronous(signer: keystay.Signer) -> None:

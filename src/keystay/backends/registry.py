@@ -1,18 +1,11 @@
-"""Finds the backend for a URI scheme among the installed distributions.
-
-Metadata is read without importing a plugin; only the one that is needed is imported, so a
-broken plugin breaks nothing but itself.
-"""
+"""Finds the backend for a URI scheme among the installed distributions."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import TYPE_CHECKING, Any, cast
-
-import pluggy
+from types import ModuleType
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from keystay.backends import hookspecs
 from keystay.backends.port import (
@@ -30,6 +23,7 @@ from keystay.errors import (
     BackendMissingError,
     KeystayError,
 )
+from keystay.plugins import PluginRegistry
 
 if TYPE_CHECKING:
     from keystay.key_uri import KeyURI
@@ -59,31 +53,21 @@ class BackendEntry:
     version: str
 
 
-class Registry:
-    """The installed backends.
+class Registry(PluginRegistry):
+    """The installed backends, by URI scheme.
 
     Args:
         entry_points: Returns the entry points of the group; a test may hand in its own.
     """
 
-    def __init__(
-        self, entry_points: Callable[[], Sequence[metadata.EntryPoint]] | None = None
-    ) -> None:
-        self._entry_points = entry_points or (lambda: tuple(metadata.entry_points(group=GROUP)))
-        self._lock = threading.RLock()
-        self._managers: dict[str, pluggy.PluginManager] = {}
+    group = GROUP
+    api_version = API_VERSION
+    hookspecs: ClassVar[ModuleType] = hookspecs
+    required_hook = "keystay_open_key"
 
     def entries(self) -> list[BackendEntry]:
         """Every claim on a scheme, sorted; imports nothing."""
-        found = {
-            BackendEntry(
-                point.name,
-                point.value,
-                _metadata(point, "name") or "unknown",
-                _metadata(point, "version") or "unknown",
-            )
-            for point in self._entry_points()
-        }
+        found = {BackendEntry(*claim) for claim in self.claims()}
         return sorted(found, key=lambda entry: (entry.scheme, entry.distribution))
 
     def open_key(self, uri: KeyURI, context: BackendContext) -> BackendKey:
@@ -120,7 +104,7 @@ class Registry:
         return cast(KeyStore, store)
 
     def _call(self, hook: str, uri: KeyURI, context: BackendContext) -> object:
-        caller = getattr(self._manager(uri.scheme).hook, hook)
+        caller = getattr(self.hooks(uri.scheme), hook)
         try:
             return cast(object, caller(uri=uri, context=context))
         except KeystayError:
@@ -128,44 +112,28 @@ class Registry:
         except Exception as error:
             raise unexpected(str(uri), error) from error
 
-    def _manager(self, scheme: str) -> pluggy.PluginManager:
-        with self._lock:
-            if scheme not in self._managers:
-                self._managers[scheme] = self._load(scheme)
-            return self._managers[scheme]
-
-    def _load(self, scheme: str) -> pluggy.PluginManager:
-        claims = [point for point in self._entry_points() if point.name == scheme]
-        names = sorted({_owner(point) for point in claims})
-        if not claims:
-            raise self._missing(scheme)
-        if len(names) > 1:
-            raise BackendConflictError(
-                f"Several distributions claim {scheme}: keys: {', '.join(names)}.",
-                cause="Signing with whichever is found first would be a matter of chance.",
-                hint=f"Uninstall all but one: pip uninstall {names[-1]}",
-            )
-        plugin = _import(claims[0])
-        # One manager for each scheme: hooks of other backends are never called.
-        manager = pluggy.PluginManager("keystay")
-        manager.add_hookspecs(hookspecs)
-        try:
-            manager.register(plugin, name=scheme)
-        except Exception as error:  # pluggy's, or an attribute of the plugin that raises
-            raise _broken(claims[0], "its hooks do not fit the specification") from error
-        if not manager.hook.keystay_open_key.get_hookimpls():
-            raise _broken(claims[0], "it does not implement keystay_open_key")
-        return manager
-
-    def _missing(self, scheme: str) -> BackendMissingError:
-        present = ", ".join(sorted({e.scheme for e in self.entries()})) or "none"
-        ours = _OURS.get(scheme)
+    def _missing(self, name: str, present: str) -> BackendMissingError:
+        ours = _OURS.get(name)
         return BackendMissingError(
-            f"No installed backend opens {scheme}: keys.",
+            f"No installed backend opens {name}: keys.",
             cause=f"Installed backends: {present}.",
             hint=f"pip install keystay-{ours}"
             if ours
-            else f"Install the plugin that provides {scheme}: keys, or correct the scheme.",
+            else f"Install the plugin that provides {name}: keys, or correct the scheme.",
+        )
+
+    def _conflict(self, name: str, owners: Sequence[str]) -> BackendConflictError:
+        return BackendConflictError(
+            f"Several distributions claim {name}: keys: {', '.join(owners)}.",
+            cause="Signing with whichever is found first would be a matter of chance.",
+            hint=f"Uninstall all but one: pip uninstall {owners[-1]}",
+        )
+
+    def _broken(self, name: str, owner: str, why: str) -> BackendLoadError:
+        return BackendLoadError(
+            f"The backend {owner} for {name}: keys cannot be used: {why}.",
+            cause="Its installation is incomplete, or its version does not fit this keystay.",
+            hint=f"pip install --upgrade --force-reinstall {owner} keystay",
         )
 
 
@@ -179,43 +147,6 @@ def unexpected(key: str, error: Exception) -> BackendError:
         cause="An error that the plugin does not map.",
         hint="Run with --debug for the traceback and report it to the plugin's maintainers.",
         code="backend-unexpected",
-    )
-
-
-def _owner(point: metadata.EntryPoint) -> str:
-    return _metadata(point, "name") or point.value
-
-
-def _metadata(point: metadata.EntryPoint, what: str) -> str | None:
-    """Name or version of the distribution; a half-removed one has entry points, no metadata."""
-    try:
-        return getattr(point.dist, what, None)
-    except (KeyError, FileNotFoundError):  # the latter from importlib_metadata
-        return None
-
-
-def _import(point: metadata.EntryPoint) -> Any:
-    try:
-        plugin = point.load()
-    except (Exception, SystemExit) as error:
-        raise _broken(point, f"it raised {type(error).__name__} when imported") from error
-    version = getattr(plugin, "api_version", None)
-    if version != API_VERSION:
-        raise _broken(
-            point,
-            f"it speaks version {version!r} of the plugin interface, this keystay {API_VERSION}"
-            if version is not None
-            else "it does not state its api_version",
-        )
-    return plugin
-
-
-def _broken(point: metadata.EntryPoint, why: str) -> BackendLoadError:
-    owner = _owner(point)
-    return BackendLoadError(
-        f"The backend {owner} for {point.name}: keys cannot be used: {why}.",
-        cause="Its installation is incomplete, or its version does not fit this keystay.",
-        hint=f"pip install --upgrade --force-reinstall {owner} keystay",
     )
 
 

@@ -23,7 +23,8 @@ def token(client: str | None, scope: str | None, as_json: bool) -> None:
     from keystay.tokens.client import TokenClient
 
     with TokenClient.from_config(client) as tokens:
-        granted = tokens.request_token(scope=scope)
+        # Of a store, what another process has got; without one there is nothing but a new one.
+        granted = tokens.token() if scope is None else tokens.request_token(scope=scope)
     if as_json:
         print_json(
             {

@@ -11,7 +11,7 @@ from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
 from keystay.config.limits import parse_rate, require_tries, require_window
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
-from keystay.smart import scopes, urls
+from keystay.smart import scopes, urls, vendors
 
 __all__ = ["faults", "http_faults"]
 
@@ -110,6 +110,9 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
                 "Leave it out: the default is the thumbprint.",
             ),
         )
+    yield "store", partial(_check_store, client)
+    yield "store_key", partial(_check_store_key, client)
+    yield "vendor", partial(vendors.vendor_of, client.fhir_base_url, client.vendor)
     yield (
         "assertion_lifetime",
         partial(
@@ -124,6 +127,34 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
     yield "signer_retries", partial(require_tries, client.signer_retries, "signer_retries")
     if client.rate_limit is not None:
         yield "rate_limit", partial(parse_rate, client.rate_limit)
+
+
+def _check_store(client: ClientConfig) -> None:
+    if client.store is None:
+        return
+    _require(
+        client.store.removeprefix("file:") not in ("", client.store),
+        "The store is not file: and a folder.",
+        'Write store = "file:/run/keystay": a folder on this machine.',
+    )
+    _require(
+        client.store_key,
+        "store is set and store_key is not.",
+        'Make a key: (umask 077; keystay store key > store.key), and set store_key = "file:…".',
+    )
+
+
+def _check_store_key(client: ClientConfig) -> None:
+    if client.store_key is None:
+        return
+    _require(client.store, "store_key is set and store is not.", "Set store too.")
+    if not client.store_key.startswith(("file:", "env:", "prompt:", "keyring:")):
+        raise ConfigurationError(
+            "store_key is no secret reference.",
+            cause="The key itself may have been written here.",
+            hint='Refer to it: store_key = "file:/run/secrets/store-key", env:NAME or keyring:….',
+            code="config-secret",
+        )
 
 
 def _require(condition: object, message: str, hint: str) -> None:

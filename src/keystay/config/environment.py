@@ -21,6 +21,8 @@ _CLIENT_VARIABLES = {
     "KEYSTAY_KID": "kid",
     "KEYSTAY_JWKS_URL": "jwks_url",
     "KEYSTAY_TOKEN_ENDPOINT": "token_endpoint",
+    "KEYSTAY_STORE": "store",
+    "KEYSTAY_STORE_KEY": "store_key",
     "KEYSTAY_ALLOW_INSECURE_LOOPBACK": "allow_insecure_loopback",
 }
 _OTHER_VARIABLES = ("KEYSTAY_CONFIG",)

@@ -42,32 +42,52 @@ def load_config(
         return Config(environment_client=client)
     file = read_file(found)
     http = _relative_to(found.parent, file.http)
-    backends = {
-        scheme: {name: _reference_from(found.parent, value) for name, value in table.items()}
-        for scheme, table in file.backends.items()
-    }
-    return Config(found, file.clients, client, http, file.policy, backends)
+    backends, observers = (
+        {
+            name: {key: _reference_from(found.parent, value) for key, value in table.items()}
+            for name, table in tables.items()
+        }
+        for tables in (file.backends, file.observers)
+    )
+    return Config(found, file.clients, client, http, file.policy, backends, observers)
 
 
-def open_client_signer(config: Config, name: str | None = None) -> Signer:
+def open_client_signer(
+    config: Config,
+    name: str | None = None,
+    *,
+    uri: str | None = None,
+    algorithm: str | None = None,
+    kid: str | None = None,
+) -> Signer:
     """Open the key of a configured client, under the configuration's policy.
+
+    Args:
+        config: A loaded configuration.
+        name: The client.
+        uri: Another key than the configured one; `algorithm` and `kid` then go with it.
+        algorithm: Its JWS algorithm; default by key type.
+        kid: Its key id; default the thumbprint.
 
     Raises:
         KeystayError: The client is not configured or its key cannot be opened.
     """
+    from keystay.observers import open_observers
     from keystay.signer import open_signer
 
     client = config.client(name)
+    if uri is None:
+        uri, algorithm, kid = client.key, client.algorithm, client.kid
     return open_signer(
-        client.key,
-        algorithm=client.algorithm,
-        kid=client.kid,
+        uri,
+        algorithm=algorithm,
+        kid=kid,
         backends=config.backends,
         custody=config.policy.custody,
         verify=client.verify,
         timeout=config.http.timeout,
-        # The environment's paths start where the process does, the file's beside the file.
-        base_dir=Path() if client is config.environment_client else config.base_dir,
+        base_dir=config.base_dir_of(client),
+        observers=open_observers(config.observers, base_dir=config.base_dir),
     )
 
 

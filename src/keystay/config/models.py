@@ -42,6 +42,9 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         rate_limit: Token requests allowed, as requests/seconds; default no limit.
         clock_correction: What to do about a clock that differs: `on` or `warn`.
         verify: `always` or `first`.
+        store: Where processes share the token: `file:` and a folder.
+        store_key: Secret reference to the key that tokens are encrypted with there.
+        vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
     """
 
     fhir_base_url: str
@@ -61,6 +64,9 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     rate_limit: str | None = None
     clock_correction: Literal["on", "warn"] = "on"
     verify: Literal["always", "first"] = "always"
+    store: str | None = None
+    store_key: str | None = None
+    vendor: str | None = None
 
 
 class HttpSettings(_Table, frozen=True, kw_only=True):
@@ -93,9 +99,11 @@ class PolicyConfig(_Table, frozen=True, kw_only=True):
 
     Attributes:
         custody: The least custody accepted of any key.
+        require_published: Whether a token client only signs with a key it has seen at `jwks_url`.
     """
 
     custody: Literal["any", "out-of-process", "hardware"] = "any"
+    require_published: bool = False
 
 
 class File(_Table, frozen=True, kw_only=True):
@@ -105,6 +113,7 @@ class File(_Table, frozen=True, kw_only=True):
     http: HttpSettings = HttpSettings()
     policy: PolicyConfig = PolicyConfig()
     backends: dict[str, dict[str, Any]] = {}
+    observers: dict[str, dict[str, Any]] = {}
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,7 @@ class Config:
         http: How to reach servers.
         policy: What keys are accepted.
         backends: Settings by URI scheme.
+        observers: Settings by observer.
     """
 
     path: Path | None = None
@@ -126,11 +136,23 @@ class Config:
     http: HttpSettings = field(default_factory=HttpSettings)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     backends: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    observers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
 
     @property
     def base_dir(self) -> Path:
         """Where relative paths in the file start."""
         return self.path.parent if self.path else Path()
+
+    def base_dir_of(self, client: ClientConfig) -> Path:
+        """Where a client's relative paths start: the environment's where the process does."""
+        return Path() if client is self.environment_client else self.base_dir
+
+    def client_name(self, name: str | None = None) -> str | None:
+        """What the client that `client(name)` returns is called; None for the environment's."""
+        client = self.client(name)
+        if name is None and client is not self.environment_client:
+            return next(iter(self.clients))
+        return name
 
     def client(self, name: str | None = None) -> ClientConfig:
         """A client by name; without one, the environment's or the only one in the file.

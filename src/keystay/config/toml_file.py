@@ -41,10 +41,8 @@ def read_file(path: Path) -> File:
         },
         http=http,
         policy=source.convert(("policy",), source.table(document, "policy"), PolicyConfig),
-        backends={
-            name: source.table(source.table(document, "backends"), name, ("backends",))
-            for name in source.table(document, "backends")
-        },
+        backends=source.tables(document, "backends"),
+        observers=source.tables(document, "observers"),
     )
     for name, client in file.clients.items():
         for key, error in faults(client):
@@ -99,6 +97,11 @@ class _Source:
         if not isinstance(found, dict):
             raise self._not_a_table((*where, name))
         return found
+
+    def tables(self, parent: dict[str, Any], name: str) -> dict[str, dict[str, Any]]:
+        """The tables inside a table of tables."""
+        found = self.table(parent, name)
+        return {inner: self.table(found, inner, (name,)) for inner in found}
 
     def convert(self, where: Where, table: object, kind: type[Table]) -> Table:
         """A table as its type."""

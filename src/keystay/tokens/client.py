@@ -86,7 +86,7 @@ class _Client:
 
         A token rejected late must not take its successor with it.
         """
-        self._renewal.drop(token)
+        self._source.invalidate(token)
 
     def __repr__(self) -> str:
         return (
@@ -116,6 +116,7 @@ class TokenClient(_Client):
         extra_headers: Further members of the assertion's header.
         extra_claims: Further claims of the assertion.
         discovery_lifetime: Seconds a discovered configuration is kept.
+        store: Where processes share the token, such as a `FileTokenStore`; stays yours.
         own_signer: Whether `close()` closes the signer too.
         renewal_window: Share of a token's life, at its end, in which it is renewed; at most a
             minute.
@@ -240,7 +241,7 @@ class TokenClient(_Client):
         if self._http.is_own:
             self._http.client.close()
         if self._own_signer:
-            self.signer.close()
+            self._source.signers.close()
 
     async def _token_async(self) -> AccessToken:
         """As `token`, for a task; the request runs in a worker thread."""

@@ -76,7 +76,12 @@ class Endpoint:
             return kept[1]
         found = yield from self._discover()
         for warning in found.warnings:
-            logger.warning("SMART configuration of %s: %s", self._base, warning)
+            logger.warning(
+                "SMART configuration of %s: %s",
+                self._base,
+                warning,
+                extra={"event": "smart-configuration-odd"},
+            )
         self._kept = (now() + self._lifetime, found)
         return found
 
@@ -171,7 +176,11 @@ def _granted(
         raise _unusable(response, url, "expires_in is missing or not a positive number of seconds")
     scope = document.get("scope")
     if not isinstance(scope, str):
-        logger.warning("%s sent no scope; taking it as granted as requested", url)
+        logger.warning(
+            "%s sent no scope; taking it as granted as requested",
+            url,
+            extra={"event": "scope-missing"},
+        )
         scope = requested
     token = AccessToken(
         value,
@@ -182,7 +191,11 @@ def _granted(
     )
     if token.missing_scopes:
         logger.warning(
-            "%s granted scope %r where %r was requested", url, token.scope, token.requested_scope
+            "%s granted scope %r where %r was requested",
+            url,
+            token.scope,
+            token.requested_scope,
+            extra={"event": "scope-narrowed"},
         )
     return token
 

@@ -24,10 +24,10 @@ from keystay.errors import (
     NetworkTimeoutError,
     SignerClosedError,
 )
+from keystay.forks import remake_in_children
 from keystay.tokens.actions import Flow, Pause, Wait
 from keystay.tokens.attempt import Attempt
 from keystay.tokens.clock import now
-from keystay.tokens.forks import remake_in_children
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -124,9 +124,12 @@ class Renewal:
         with self._lock:
             self._failures, self._not_before, self._error = 0, 0.0, None
             self.token, self.header = token, token.authorization
-            window = min(self._window * token.lifetime, _LONGEST_WINDOW)
-            self.look_at = token.ends_at - window
+            self.look_at = self._renew_at(token)
         return token
+
+    def is_fresh(self, token: AccessToken) -> bool:
+        """Whether a token, kept or not, is not to be renewed yet."""
+        return now() < self._renew_at(token)
 
     def good(self) -> AccessToken | None:
         """The kept token, when it is good without a closer look."""
@@ -138,6 +141,9 @@ class Renewal:
             if token is None or self.token is token:
                 self.look_at = 0.0
                 self.token, self.header = None, ""
+
+    def _renew_at(self, token: AccessToken) -> float:
+        return token.ends_at - min(self._window * token.lifetime, _LONGEST_WINDOW)
 
     def _look(self, deadline: Deadline) -> AccessToken | tuple[Attempt, bool]:
         """A good token, or the attempt to wait for, or to make (then True)."""
@@ -203,6 +209,7 @@ class Renewal:
             token.expires_in,
             max(0.0, self._not_before - now()),
             error.message if isinstance(error, KeystayError) else type(error).__name__,
+            extra={"event": "renewal-failed"},
         )
         return token
 

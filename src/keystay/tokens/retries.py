@@ -72,7 +72,10 @@ class RetryBudgets:
 
 
 def persistent(
-    attempt: Callable[[], Flow[T]], budgets: RetryBudgets, deadline: Deadline
+    attempt: Callable[[], Flow[T]],
+    budgets: RetryBudgets,
+    deadline: Deadline,
+    tell: Callable[[KeystayError, int, float], None],
 ) -> Flow[T]:
     """What an attempt returns, tried again where that is right, all by one deadline.
 
@@ -80,9 +83,12 @@ def persistent(
         attempt: Makes the flow of one try.
         budgets: How often.
         deadline: A pause that would last longer is not begun: the error is raised at once.
+        tell: Told of each error that is not raised, which attempt it ended, and the pause.
     """
+    number = 0
     left = {"http": budgets.http, "signer": budgets.signer}
     while True:
+        number += 1
         try:
             return (yield from attempt())
         except KeystayError as error:
@@ -94,7 +100,10 @@ def persistent(
             pause = _pause(done, getattr(error, "retry_after", None))
             if pause >= deadline.remaining:
                 raise
-            logger.warning("tried again in %.2f s: %s", pause, error.message)
+            logger.warning(
+                "tried again in %.2f s: %s", pause, error.message, extra={"event": "retry-due"}
+            )
+            tell(error, number, pause)
         yield Pause(pause)
 
 

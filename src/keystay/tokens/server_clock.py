@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from keystay.assertion import MAX_LIFETIME
@@ -44,10 +45,13 @@ class ServerClock:
     Args:
         lifetime: Seconds an assertion lives, which decides how much of a difference matters.
         corrects: Whether assertions are stamped by the server's clock when it matters.
+        tell: Told the offset when it begins or ceases to matter, and whether it is corrected for.
     """
 
-    def __init__(self, *, lifetime: int, corrects: bool) -> None:
-        self._corrects = corrects
+    def __init__(
+        self, *, lifetime: int, corrects: bool, tell: Callable[[float, bool], None]
+    ) -> None:
+        self._corrects, self._tell = corrects, tell
         # The server refuses an exp that is past, and one that is more than MAX_LIFETIME ahead.
         room = min(_TOLERANCE, MAX_LIFETIME - lifetime, lifetime / 2)
         self._tolerance = max(_RESOLUTION, room)
@@ -95,10 +99,13 @@ class ServerClock:
         if (matters := self.matters(offset)) != self._is_reported:
             self._is_reported = matters
             self._report(offset, matters)
+            self._tell(offset, self.correction != 0.0)
 
     def _report(self, offset: float, matters: bool) -> None:
         if not matters:
-            logger.info("this machine's clock and the server's agree again")
+            logger.info(
+                "this machine's clock and the server's agree again", extra={"event": "clock-agrees"}
+            )
             return
         if not self._corrects:
             remedy = 'assertions may be refused: set the clock, or clock_correction = "on"'
@@ -108,5 +115,9 @@ class ServerClock:
             remedy = "assertions are stamped by the server's: set the clock (chrony, ntpd)"
         side = "behind" if offset > 0 else "ahead of"
         logger.warning(
-            "this machine's clock is %.0f s %s the server's; %s", abs(offset), side, remedy
+            "this machine's clock is %.0f s %s the server's; %s",
+            abs(offset),
+            side,
+            remedy,
+            extra={"event": "clock-differs"},
         )

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
-from keystay.config import Config, open_client_signer
+from keystay.config import Config
 from keystay.errors import did_you_mean
+from keystay.rotation.client_keys import ClientKeys
+from keystay.rotation.signers import RotatingSigner
+from keystay.tokens.stores import open_store
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
+    from keystay.tokens.signer_source import SignerSource
+    from keystay.tokens.store import TokenStore
 
 __all__ = ["ClientSettings", "configured", "refuse_unknown"]
 
@@ -20,7 +25,7 @@ class ClientSettings(TypedDict, total=False):
 
     fhir_base_url: Required[str]
     client_id: Required[str]
-    signer: Required[Signer]
+    signer: Required[Signer | SignerSource]
     scope: str
     token_endpoint: str | None
     jwks_url: str | None
@@ -30,6 +35,7 @@ class ClientSettings(TypedDict, total=False):
     extra_headers: Mapping[str, Any] | None
     extra_claims: Mapping[str, Any] | None
     discovery_lifetime: float
+    store: TokenStore | None
     own_signer: bool
     renewal_window: float
     retries: int
@@ -51,6 +57,7 @@ def refuse_unknown(settings: Mapping[str, object]) -> None:
 def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
     """A configured client's settings; its signer is closed again if no client comes of it."""
     client = config.client(name)
+    store = open_store(client, config.base_dir_of(client))
     settings: ClientSettings = {
         "fhir_base_url": client.fhir_base_url,
         "client_id": client.client_id,
@@ -60,7 +67,8 @@ def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
         "lifetime": client.assertion_lifetime,
         "allowed_origins": client.allowed_origins,
         "allow_insecure_loopback": client.allow_insecure_loopback,
-        "signer": open_client_signer(config, name),
+        "store": store,
+        "signer": RotatingSigner(ClientKeys(config, name)),
         "own_signer": True,
         "renewal_window": client.renewal_window,
         "retries": client.retries,

@@ -13,6 +13,7 @@ from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
 from keystay.errors import ConfigurationError, TokenRefusedError
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.tokens.actions import Call
 from keystay.tokens.flow import Endpoint, token_flow
 from keystay.tokens.rate_budget import RateBudget
 from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
@@ -24,6 +25,10 @@ from keystay.tokens.retries import (
 )
 from keystay.tokens.server_clock import ServerClock
 from keystay.tokens.settings import ClientSettings, refuse_unknown
+from keystay.tokens.sharing import SharedToken
+from keystay.tokens.signer_source import signer_source
+from keystay.tokens.store import TokenOwner
+from keystay.tokens.witness import TokenWitness
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -41,7 +46,7 @@ class TokenSource:
     Attributes:
         renewal: The token kept, and who renews it.
         clock: The server's.
-        signer: Signs its assertions.
+        signers: Give the signer of each assertion.
         own_signer: Whether closing the client closes the signer.
         fhir_base_url: Without a trailing slash.
         origins: Where its tokens may go.
@@ -68,9 +73,15 @@ class TokenSource:
         origins = {origin_of(url) for url in (self.fhir_base_url, *allowed)}
         self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
         self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
-        self.signer, self.own_signer = settings["signer"], settings.get("own_signer", False)
+        self.signers = signer_source(settings["signer"])
+        self.own_signer = settings.get("own_signer", False)
         lifetime = settings.get("lifetime", DEFAULT_LIFETIME)
-        self.clock = ServerClock(lifetime=lifetime, corrects=_corrects(settings))
+        self._witness = TokenWitness(
+            settings["client_id"], self.fhir_base_url, self.signer.observers
+        )
+        self.clock = ServerClock(
+            lifetime=lifetime, corrects=_corrects(settings), tell=self._witness.skewed
+        )
         self._assertion_for = partial(
             ClientAssertion,
             client_id=settings["client_id"],
@@ -80,7 +91,7 @@ class TokenSource:
             extra_claims=settings.get("extra_claims"),
             clock=self.clock.time,
         )
-        self._assertion = self._assertion_for(signer=self.signer)
+        self._assertion = self._assertion_for(signer=self.signers.signer)
         self._endpoint = Endpoint(
             self.fhir_base_url,
             token_endpoint,
@@ -94,6 +105,21 @@ class TokenSource:
             settings.get("signer_retries", DEFAULT_SIGNER_RETRIES),
         )
         self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
+        self._shared: SharedToken | None = None
+        if (store := settings.get("store")) is not None:
+            owner = TokenOwner(
+                client_id=self.client_id,
+                fhir_base_url=self.fhir_base_url,
+                token_endpoint=token_endpoint or "",
+                scope=self._scope,
+                kid=self.signer.kid,
+            )
+            self._shared = SharedToken(store, owner, self.renewal)
+
+    @property
+    def signer(self) -> Signer:
+        """The signer of its assertions."""
+        return self.signers.signer
 
     @property
     def client_id(self) -> str:
@@ -112,11 +138,28 @@ class TokenSource:
 
     def configuration(self, deadline: Deadline) -> Flow[SmartConfiguration]:
         """The server's SMART configuration."""
-        return persistent(self._endpoint.configuration, self._retries, deadline)
+        return persistent(
+            self._endpoint.configuration, self._retries, deadline, self._witness.retried
+        )
+
+    def invalidate(self, token: AccessToken | None) -> None:
+        """Drop the kept token, from the store as well; with an argument, only if it is that one."""
+        kept = self.renewal.token
+        rejected = kept if token is None else token
+        self.renewal.drop(token)
+        if rejected is not None and rejected is kept:  # else others had dropped it already
+            self._witness.invalidated(rejected)
+        if rejected is not None and self._shared is not None:
+            self._shared.reject(rejected)
 
     def _renewed(self, deadline: Deadline, patient: bool) -> Flow[AccessToken]:
-        """What the one caller does who renews; here is room for a store shared by processes."""
-        return self._granted(deadline, patient, None, None)
+        """What the one caller does who renews: asks the server, or a store that others fill."""
+        ask = partial(self._granted, deadline, patient, None, None)
+        shared = self._shared
+        flow = ask() if shared is None else shared.obtain(ask, deadline)
+        return self._witness.renewal(
+            flow, self.renewal.token, lambda token: shared is not None and token is shared.taken
+        )
 
     def _granted(
         self, deadline: Deadline, patient: bool, scope: str | None, signer: Signer | None
@@ -125,7 +168,7 @@ class TokenSource:
         admit = partial(self._budget.admit, deadline, patient=patient)
         budgets = self._retries if patient else RetryBudgets(0, 0)
         attempt = partial(self._attempt, scope, signer, admit)
-        return persistent(partial(self._on_time, attempt), budgets, deadline)
+        return persistent(partial(self._on_time, attempt), budgets, deadline, self._witness.retried)
 
     def _on_time(self, attempt: Callable[[], Flow[AccessToken]]) -> Flow[AccessToken]:
         """An attempt; one more if its refusal tells that it was stamped by a wrong clock."""
@@ -142,13 +185,22 @@ class TokenSource:
         self, scope: str | None, signer: Signer | None, admit: Callable[[], Flow[None]]
     ) -> Flow[AccessToken]:
         """One request, with a fresh assertion; here the signer is chosen."""
-        return token_flow(
-            self._endpoint,
-            self._assertion if signer is None else self._assertion_for(signer=signer),
-            self._scope if scope is None else normalise(scope),
-            clock=self.clock,
-            admit=admit,
-        )
+        asked = self._scope if scope is None else normalise(scope)
+
+        def ask(assertion: ClientAssertion) -> Flow[AccessToken]:
+            flow = token_flow(self._endpoint, assertion, asked, clock=self.clock, admit=admit)
+            return self._witness.request(flow, assertion.signer)
+
+        if signer is not None:
+            return (yield from ask(self._assertion_for(signer=signer)))
+        if self.signers.is_stale:
+            yield Call(self.signers.refresh, is_left=True)
+        with self.signers.lease() as current:
+            yield from self.signers.check(current)
+            assertion = self._assertion
+            if assertion.signer is not current:
+                self._assertion = assertion = self._assertion_for(signer=current)
+            return (yield from ask(assertion))
 
 
 def _corrects(settings: ClientSettings) -> bool:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -25,6 +24,7 @@ from keystay.errors import (
     BackendMissingError,
     LoginError,
 )
+from tests.support.plugins import Plugins
 from tests.support.secrets_watch import WATCH
 
 SECRET = WATCH.add("the PIN of the registry tests", "registry-pin-4418")
@@ -47,64 +47,6 @@ api_version = 1
 @hookimpl
 def keystay_open_key(uri, context): return Key(uri, context)
 """
-
-
-class Plugins:
-    """Throw-away distributions on sys.path."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder = folder
-        self._monkeypatch = monkeypatch
-        monkeypatch.syspath_prepend(str(folder))
-        self._before = set(sys.modules)
-
-    def add(
-        self,
-        distribution: str,
-        source: str | None,
-        *,
-        scheme: str = "demo",
-        target: str | None = None,
-        folder: Path | None = None,
-        version: str = "1.2",
-        meta: bool = True,
-    ) -> str:
-        """Install a distribution; its module's name."""
-        folder = folder or self.folder
-        module = distribution.replace("-", "_")
-        if source is not None:
-            (folder / f"{module}.py").write_text(textwrap.dedent(source))
-        info = folder / f"{module}-{version}.dist-info"
-        info.mkdir()
-        if meta:
-            (info / "METADATA").write_text(
-                f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
-            )
-        (info / "entry_points.txt").write_text(
-            f"[keystay.backends]\n{scheme} = {target or module}\n"
-        )
-        return module
-
-    def path(self, name: str) -> Path:
-        """Another folder on sys.path."""
-        folder = self.folder / name
-        folder.mkdir()
-        self._monkeypatch.syspath_prepend(str(folder))
-        return folder
-
-    def forget(self) -> None:
-        """Unload what the test imported."""
-        for name in set(sys.modules) - self._before:
-            if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(self.folder)):
-                del sys.modules[name]
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Throw-away distributions."""
-    installed = Plugins(tmp_path, monkeypatch)
-    yield installed
-    installed.forget()
 
 
 def open_key(text: str = "demo:key", registry: Registry | None = None) -> Any:

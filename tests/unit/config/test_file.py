@@ -40,11 +40,14 @@ allowed_origins = ["https://files.example.org"]
 allow_insecure_loopback = true
 assertion_lifetime = 120
 verify = "first"
+vendor = "epic"
 renewal_window = 0.3
 retries = 5
 signer_retries = 2
 rate_limit = "5/60"
 clock_correction = "warn"
+store = "file:tokens"
+store_key = "env:STORE_KEY"
 
 [http]
 ca_bundle = "ca.pem"
@@ -58,6 +61,7 @@ client_key_passphrase = "file:/abs/passphrase"
 
 [policy]
 custody = "out-of-process"
+require_published = true
 
 [backends.pkcs11]
 module = "/usr/lib/softhsm/libsofthsm2.so"
@@ -100,6 +104,9 @@ def test_every_key(tmp_path: Path) -> None:
             allow_insecure_loopback=True,
             assertion_lifetime=120,
             verify="first",
+            store="file:tokens",
+            store_key="env:STORE_KEY",
+            vendor="epic",
             renewal_window=0.3,
             retries=5,
             signer_retries=2,
@@ -118,7 +125,7 @@ def test_every_key(tmp_path: Path) -> None:
         client_key_passphrase="file:/abs/passphrase",
     )
     assert expected == config.http
-    assert PolicyConfig(custody="out-of-process") == config.policy
+    assert PolicyConfig(custody="out-of-process", require_published=True) == config.policy
     assert {"pkcs11": {"module": "/usr/lib/softhsm/libsofthsm2.so"}} == config.backends
     assert (tmp_path, None) == (config.base_dir, config.environment_client)
 
@@ -190,6 +197,9 @@ FAULTS: dict[str, tuple[str, str | None, str, str]] = {
     ),
     "unknown-verify": (
         CLIENT + 'verify = "sometimes"\n', "5", "config-value-invalid", "'always', 'first'",
+    ),
+    "unknown-vendor": (
+        CLIENT + 'vendor = "epics"\n', "5", "config-value-invalid", "Did you mean 'epic'?",
     ),
     "unknown-custody": (
         '[policy]\ncustody = "hsm"\n', "2", "config-value-invalid", "'out-of-process'",
@@ -451,3 +461,24 @@ class TestOpening:
         config = self.config(tmp_path, pem_file, "[backends.file]\nmodul = 'x'\n")
         with pytest.raises(ConfigurationError, match="no setting called 'modul'"):
             open_client_signer(config)
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "said"),
+    [
+        ('store = "tokens"\nstore_key = "env:K"', "config-value-invalid", "not file: and a folder"),
+        ('store = "file:"\nstore_key = "env:K"', "config-value-invalid", "not file: and a folder"),
+        ('store = "redis://x"\nstore_key = "env:K"', "config-value-invalid", "not file:"),
+        ('store = "file:tokens"', "config-value-invalid", "store_key is not"),
+        ('store_key = "env:K"', "config-value-invalid", "store is not"),
+        ('store = "file:tokens"\nstore_key = "c2VjcmV0LWtleQ"', "config-secret", "no secret ref"),
+    ],
+)
+def test_store(tmp_path: Path, lines: str, code: str, said: str) -> None:
+    """A store is a folder and a key by reference; the key itself is not repeated."""
+    file = tmp_path / "keystay.toml"
+    file.write_text(CLIENT + lines + "\n")
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        keystay.load_config(file)
+    assert code == caught.value.code
+    assert "c2VjcmV0" not in str(caught.value)

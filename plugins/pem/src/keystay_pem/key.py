@@ -73,6 +73,7 @@ class PemKey:
                 "The private key of %s is in this process's memory: whoever can read the memory "
                 "or the file has the key. An HSM or KMS keeps it out.",
                 path,
+                extra={"event": "key-in-process"},
             )
         return key
 

@@ -142,7 +142,12 @@ def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
             code="pin-final-try",
         )
     if flags & low:
-        logger.warning("A wrong %s was tried on %s since the last good login.", who, place)
+        logger.warning(
+            "A wrong %s was tried on %s since the last good login.",
+            who,
+            place,
+            extra={"event": "wrong-pin-seen"},
+        )
 
 
 def log_in(

@@ -160,7 +160,12 @@ class Module:
             wait = self._restarted + RESTART_INTERVAL - time.monotonic()
             if wait > 0:
                 raise self._too_soon(wait) from error
-            logger.warning("Restarting %s after %s.", self.place, ckr_name(error))
+            logger.warning(
+                "Restarting %s after %s.",
+                self.place,
+                ckr_name(error),
+                extra={"event": "module-restarted"},
+            )
             with self.gate.alone(min(deadline.remaining, _QUIET_SECONDS)):
                 self._end_epoch()
                 self._stale = self._unconfirmed = True
