@@ -153,6 +153,7 @@ class TokenSource:
         asked = self._scope if scope is None else normalise(scope)
         ask = partial(token_flow, self._endpoint, scope=asked, clock=self.clock, admit=admit)
         if signer is not None:
+            yield from self.signers.check(signer)
             return (yield from ask(self._assertion_for(signer=signer)))
         if self.signers.is_stale:
             yield Call(self.signers.refresh)
