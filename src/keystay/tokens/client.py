@@ -15,7 +15,7 @@ from keystay.backends.port import Deadline
 from keystay.config import Config, HttpSettings, load_config, open_client_signer
 from keystay.errors import ConfigurationError, did_you_mean
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
-from keystay.smart.scopes import DEFAULT_SCOPE, normalise
+from keystay.smart.scopes import DEFAULT_SCOPE, ScopeStyle, normalise, require_style
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
 from keystay.tokens.exchange import send, send_async
 from keystay.tokens.flow import Action, BuildAssertion, Endpoint, token_flow
@@ -69,6 +69,7 @@ class ClientSettings(TypedDict, total=False):
     client_id: Required[str]
     signer: Required[Signer]
     scope: str
+    scope_style: ScopeStyle
     token_endpoint: str | None
     jwks_url: str | None
     lifetime: int
@@ -124,6 +125,9 @@ class _Shared:
             token_endpoint,
             allow_insecure_loopback=insecure,
             lifetime=settings.get("discovery_lifetime", 3600.0),
+            scope_style=require_style(
+                settings.get("scope_style", "as-written"), discovered=token_endpoint is None
+            ),
         )
 
     @property
@@ -183,6 +187,8 @@ class TokenClient(_Shared):
         client_id: Issued at registration.
         signer: Signs the assertions; stays yours to close.
         scope: Scopes separated by blanks; default `system/*.rs`.
+        scope_style: How `system/` scopes are sent: `as-written` (the default), `v1`, `v2`, or
+            `auto`: the version the server advertises, if it is one only.
         token_endpoint: Skips discovery when given.
         jwks_url: URL of the registered JWK Set; sent as `jku`.
         lifetime: Seconds an assertion lives; at most 300.
@@ -406,8 +412,9 @@ def _settings_of(config: Config, name: str | None) -> ClientSettings:
     client = config.client(name)
     return {
         "fhir_base_url": client.fhir_base_url,
-        "client_id": client.client_id,
+        "client_id": client.registered_id(),
         "scope": client.scope,
+        "scope_style": client.scope_style,
         "token_endpoint": client.token_endpoint,
         "jwks_url": client.jwks_url,
         "lifetime": client.assertion_lifetime,

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.messages import HttpRequest, HttpResponse
+from keystay.smart.scopes import ScopeStyle, advertised_style, convert
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.refusal import correlation_id, refusal
 
@@ -53,6 +54,7 @@ class Endpoint:
         token_endpoint: Skips discovery when given.
         allow_insecure_loopback: Allow plain HTTP to this machine.
         lifetime: Seconds a discovered configuration is kept.
+        scope_style: How `system/` scopes are sent.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class Endpoint:
         *,
         allow_insecure_loopback: bool,
         lifetime: float = 3600.0,
+        scope_style: ScopeStyle = "as-written",
     ) -> None:
         self._base, self._configured = fhir_base_url, token_endpoint
         self._insecure, self._lifetime = allow_insecure_loopback, lifetime
+        self._scope_style = scope_style
         self._kept: tuple[float, SmartConfiguration] | None = None
 
     def url(self, assertion: ClientAssertion) -> Generator[HttpRequest, HttpResponse, str]:
@@ -74,6 +78,14 @@ class Endpoint:
         configuration = yield from self.configuration()
         _check_algorithm(configuration, assertion)
         return configuration.token_endpoint
+
+    def scope(self, scope: str) -> Generator[HttpRequest, HttpResponse, str]:
+        """Scopes as they are to be sent."""
+        style = self._scope_style
+        if style == "auto":
+            configuration = yield from self.configuration()
+            style = advertised_style(configuration.capabilities)
+        return convert(scope, style)
 
     def configuration(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
         """The SMART configuration, asked for anew once its lifetime is over."""
@@ -107,6 +119,7 @@ def token_flow(
         DiscoveryError, AlgorithmError, NetworkError: Before it came to that.
     """
     url = yield from endpoint.url(assertion)
+    scope = yield from endpoint.scope(scope)
     jwt: str = yield BuildAssertion(assertion, url)
     requested_at = time.monotonic()
     body = urlencode(
