@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
     from keystay.tokens.access_token import AccessToken as AccessToken
-    from keystay.tokens.client import AsyncTokenClient as AsyncTokenClient
+    from keystay.tokens.async_client import AsyncTokenClient as AsyncTokenClient
     from keystay.tokens.client import TokenClient as TokenClient
     from keystay.tokens.client import discover as discover
 
 _HOMES = {
     "AccessToken": "keystay.tokens.access_token",
-    "AsyncTokenClient": "keystay.tokens.client",
+    "AsyncTokenClient": "keystay.tokens.async_client",
     "ClientAssertion": "keystay.assertion",
     "Config": "keystay.config",
     "Custody": "keystay.custody",

@@ -118,7 +118,10 @@ class ClientAssertion:
         import anyio.to_thread
 
         return await anyio.to_thread.run_sync(
-            partial(self.build, audience, timeout=timeout), abandon_on_cancel=True
+            partial(self.build, audience, timeout=timeout),
+            abandon_on_cancel=True,
+            # Not anyio's own limiter: all the threads it counts may be waiting for this token.
+            limiter=anyio.CapacityLimiter(1),
         )
 
     def _signing_input(self, audience: str) -> bytes:

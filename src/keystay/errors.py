@@ -27,6 +27,7 @@ The hierarchy:
     │  ├─ SignatureInvalidError      a signature that does not verify
     │  ├─ KeyChangedError            another key signed than the one opened
     │  └─ SignerClosedError          used after close()
+    ├─ RotationError                 a step of a key's rotation that is not due, or out of order
     ├─ DiscoveryError                the SMART configuration is missing or unusable
     ├─ NetworkError                  no usable HTTP answer
     │  └─ NetworkTimeoutError        not within the deadline
@@ -63,6 +64,7 @@ __all__ = [
     "NetworkError",
     "NetworkTimeoutError",
     "PolicyError",
+    "RotationError",
     "SecretError",
     "SignatureInvalidError",
     "SignerClosedError",
@@ -260,6 +262,12 @@ class SignerClosedError(BackendError):
     """The signer was used after `close()`."""
 
     code = "signer-closed"
+
+
+class RotationError(KeystayError):
+    """A step of a key's rotation was refused: it is out of order, or its time has not come."""
+
+    code = "rotation-refused"
 
 
 class DiscoveryError(KeystayError):

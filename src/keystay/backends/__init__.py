@@ -16,6 +16,7 @@ from keystay.backends.port import (
     KeyStore,
     LeasesKey,
     ListsKeys,
+    NamesSuccessors,
     SigningKey,
     SignRequest,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "KeyStore",
     "LeasesKey",
     "ListsKeys",
+    "NamesSuccessors",
     "Secret",
     "SecretResolver",
     "SignRequest",

@@ -35,6 +35,7 @@ __all__ = [
     "KeyStore",
     "LeasesKey",
     "ListsKeys",
+    "NamesSuccessors",
     "SignRequest",
     "SigningKey",
 ]
@@ -229,6 +230,18 @@ class ListsKeys(KeyStore, Protocol):
 
     def list_keys(self) -> Sequence[KeyRecord]:
         """Every private key the URI matches."""
+
+
+@runtime_checkable
+class NamesSuccessors(KeyStore, Protocol):
+    """A key store that can name a new key after the one its URI names, for its rotation."""
+
+    def successor_uri(self, suffix: str) -> str:
+        """The URI of a new key; see `keystay.key_uri.successor_name`. Nothing is made.
+
+        Raises:
+            ConfigurationError: The URI gives the key no name that another could be made of.
+        """
 
 
 @dataclass(slots=True, repr=False)

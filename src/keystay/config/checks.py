@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from keystay import algorithms, key_uri
 from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
+from keystay.config.limits import require_window
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
-from keystay.smart import scopes, urls
+from keystay.smart import scopes, urls, vendors
 
 __all__ = ["faults", "http_faults"]
 
@@ -114,6 +115,7 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
                 "Leave it out: the default is the thumbprint.",
             ),
         )
+    yield "vendor", partial(vendors.vendor_of, client.fhir_base_url, client.vendor)
     yield (
         "assertion_lifetime",
         partial(
@@ -123,6 +125,7 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
             f"Leave it at {DEFAULT_LIFETIME}: that leaves room for clocks that differ.",
         ),
     )
+    yield "renewal_window", partial(require_window, client.renewal_window)
 
 
 def _require(condition: object, message: str, hint: str) -> None:

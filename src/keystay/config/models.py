@@ -38,7 +38,10 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         allowed_origins: Besides the FHIR server's, for the bearer token.
         allow_insecure_loopback: Allow plain HTTP to this machine.
         assertion_lifetime: Seconds, at most 300.
+        renewal_window: Share of a token's life, at its end, in which it is renewed; a minute
+            at most.
         verify: `always` or `first`.
+        vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
     """
 
     fhir_base_url: str
@@ -53,7 +56,9 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     allowed_origins: list[str] = []
     allow_insecure_loopback: bool = False
     assertion_lifetime: int = 240
+    renewal_window: float = 0.2
     verify: Literal["always", "first"] = "always"
+    vendor: str | None = None
 
     def registered_id(self) -> str:
         """The client_id.
@@ -103,9 +108,11 @@ class PolicyConfig(_Table, frozen=True, kw_only=True):
 
     Attributes:
         custody: The least custody accepted of any key.
+        require_published: Whether a token client only signs with a key it has seen at `jwks_url`.
     """
 
     custody: Literal["any", "out-of-process", "hardware"] = "any"
+    require_published: bool = False
 
 
 class File(_Table, frozen=True, kw_only=True):
@@ -141,6 +148,13 @@ class Config:
     def base_dir(self) -> Path:
         """Where relative paths in the file start."""
         return self.path.parent if self.path else Path()
+
+    def client_name(self, name: str | None = None) -> str | None:
+        """What the client that `client(name)` returns is called; None for the environment's."""
+        client = self.client(name)
+        if name is None and client is not self.environment_client:
+            return next(iter(self.clients))
+        return name
 
     def client(self, name: str | None = None) -> ClientConfig:
         """A client by name; without one, the environment's or the only one in the file.

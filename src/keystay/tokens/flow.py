@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Generator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -19,12 +17,15 @@ from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.scopes import ScopeStyle, advertised_style, convert
 from keystay.tokens.access_token import AccessToken
+from keystay.tokens.actions import BuildAssertion
+from keystay.tokens.clock import now
 from keystay.tokens.refusal import correlation_id, refusal
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
+    from keystay.tokens.actions import Flow
 
-__all__ = ["Action", "BuildAssertion", "Endpoint", "token_flow"]
+__all__ = ["Endpoint", "token_flow"]
 
 logger = logging.getLogger("keystay.tokens")
 
@@ -33,17 +34,6 @@ ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
 _MAX_LIFETIME = 10 * 365 * 86400
 _MAX_SHOWN = 20
-
-
-@dataclass(frozen=True, slots=True)
-class BuildAssertion:
-    """Asks the shell for a fresh assertion."""
-
-    assertion: ClientAssertion
-    audience: str
-
-
-Action = HttpRequest | BuildAssertion
 
 
 class Endpoint:
@@ -90,12 +80,12 @@ class Endpoint:
     def configuration(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
         """The SMART configuration, asked for anew once its lifetime is over."""
         kept = self._kept
-        if kept is not None and time.monotonic() < kept[0]:
+        if kept is not None and now() < kept[0]:
             return kept[1]
         found = yield from discovery_flow(self._base, allow_insecure_loopback=self._insecure)
         for warning in found.warnings:
             logger.warning("SMART configuration of %s: %s", self._base, warning)
-        self._kept = (time.monotonic() + self._lifetime, found)
+        self._kept = (now() + self._lifetime, found)
         return found
 
     def forget(self) -> None:
@@ -103,9 +93,7 @@ class Endpoint:
         self._kept = None
 
 
-def token_flow(
-    endpoint: Endpoint, assertion: ClientAssertion, scope: str
-) -> Generator[Action, Any, AccessToken]:
+def token_flow(endpoint: Endpoint, assertion: ClientAssertion, scope: str) -> Flow[AccessToken]:
     """Ask for one token.
 
     Args:
@@ -121,7 +109,7 @@ def token_flow(
     url = yield from endpoint.url(assertion)
     scope = yield from endpoint.scope(scope)
     jwt: str = yield BuildAssertion(assertion, url)
-    requested_at = time.monotonic()
+    requested_at = now()
     body = urlencode(
         {
             "grant_type": "client_credentials",

@@ -22,7 +22,7 @@ from keystay.errors import (
     SignerClosedError,
     did_you_mean,
 )
-from keystay.key_uri import encode_id
+from keystay.key_uri import encode_id, successor_name
 from keystay_pkcs11 import keys
 from keystay_pkcs11.errors import mapped
 from keystay_pkcs11.key import open_access
@@ -116,11 +116,7 @@ class Pkcs11Store:
             )
         label = self._uri.attribute("object")
         if not label:
-            raise ConfigurationError(
-                "The key URI gives the new key no label.",
-                hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
-                code="key-label-missing",
-            )
+            raise _unlabelled()
         deadline = Deadline.after(self._timeout)
         # The first use recovers a connection that was lost; generating is not repeated.
         self._access.run("looking for keys", deadline, self._find)
@@ -145,6 +141,22 @@ class Pkcs11Store:
         self._check_open()
         found, _ = self._access.run("listing the keys", Deadline.after(self._timeout), self._find)
         return sorted(found, key=lambda record: (record.label, record.key_id))
+
+    def successor_uri(self, suffix: str) -> str:
+        """The same token, another label: `object=epic` becomes `object=epic-<suffix>`.
+
+        Raises:
+            ConfigurationError: The URI names no label.
+        """
+        label = self._uri.attribute("object")
+        if not label:
+            raise _unlabelled()
+        attributes = {
+            **{n: quote(v, safe="-._~/:") for n, v in self._uri.attributes.items() if n != "id"},
+            "object": _quoted(successor_name(label, suffix)),
+        }
+        _, mark, query = self._uri.text.partition("?")
+        return f"pkcs11:{';'.join(f'{n}={v}' for n, v in attributes.items())}{mark}{query}"
 
     def close(self) -> None:
         """Let go of the token; its last user logs out. Idempotent."""
@@ -223,6 +235,14 @@ class Pkcs11Store:
             return key_type_name(keys.public_key_of(session, key, self._place))
         except (KeyNotFoundError, KeyUnusableError):
             return key.type_name
+
+
+def _unlabelled() -> ConfigurationError:
+    return ConfigurationError(
+        "The key URI gives the new key no label.",
+        hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
+        code="key-label-missing",
+    )
 
 
 def _generate_pair(

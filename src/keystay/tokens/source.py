@@ -1,0 +1,110 @@
+"""Where the tokens of one client come from: its settings, its flows, and the token it keeps.
+
+A `TokenClient`, and every `AsyncTokenClient` made from it, draws from one of these.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
+from keystay.smart.scopes import DEFAULT_SCOPE, normalise, require_style
+from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.tokens.flow import Endpoint, token_flow
+from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
+from keystay.tokens.settings import ClientSettings, refuse_unknown
+
+if TYPE_CHECKING:
+    from keystay.backends.port import Deadline
+    from keystay.signer import Signer
+    from keystay.smart.discovery import SmartConfiguration
+    from keystay.tokens.access_token import AccessToken
+    from keystay.tokens.actions import Flow
+
+__all__ = ["TokenSource"]
+
+
+class TokenSource:
+    """One client at one server, without any input or output.
+
+    Attributes:
+        renewal: The token kept, and who renews it.
+        signer: Signs its assertions.
+        own_signer: Whether closing the client closes the signer.
+        fhir_base_url: Without a trailing slash.
+        origins: Where its tokens may go.
+
+    Raises:
+        ConfigurationError: A setting cannot be used.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        refuse_unknown(settings)
+        insecure = settings.get("allow_insecure_loopback", False)
+        token_endpoint, jwks_url = settings.get("token_endpoint"), settings.get("jwks_url")
+        secure = partial(require_secure, allow_insecure_loopback=insecure)
+        self.fhir_base_url = require_base(
+            settings["fhir_base_url"], allow_insecure_loopback=insecure
+        )
+        if token_endpoint is not None:
+            secure(token_endpoint, "The token endpoint")
+        if jwks_url is not None:
+            secure(jwks_url, "The JWKS URL")
+        allowed = tuple(settings.get("allowed_origins", ()))
+        for url in allowed:
+            secure(url, "An allowed origin")
+        origins = {origin_of(url) for url in (self.fhir_base_url, *allowed)}
+        self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
+        self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
+        self.signer, self.own_signer = settings["signer"], settings.get("own_signer", False)
+        self._assertion_for = partial(
+            ClientAssertion,
+            client_id=settings["client_id"],
+            lifetime=settings.get("lifetime", DEFAULT_LIFETIME),
+            jku=jwks_url,
+            extra_headers=settings.get("extra_headers"),
+            extra_claims=settings.get("extra_claims"),
+        )
+        self._assertion = self._assertion_for(signer=self.signer)
+        self._endpoint = Endpoint(
+            self.fhir_base_url,
+            token_endpoint,
+            allow_insecure_loopback=insecure,
+            lifetime=settings.get("discovery_lifetime", 3600.0),
+            scope_style=require_style(
+                settings.get("scope_style", "as-written"), discovered=token_endpoint is None
+            ),
+        )
+        self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
+
+    @property
+    def client_id(self) -> str:
+        """The client's id at this server."""
+        return self._assertion.client_id
+
+    def obtain(self, deadline: Deadline) -> Flow[AccessToken]:
+        """A valid token, new only if need be."""
+        return self.renewal.obtain(self._renewed, deadline)
+
+    def request(
+        self, deadline: Deadline, *, scope: str | None = None, signer: Signer | None = None
+    ) -> Flow[AccessToken]:
+        """A new token, and not kept."""
+        return self._attempt(scope, signer)
+
+    def configuration(self) -> Flow[SmartConfiguration]:
+        """The server's SMART configuration."""
+        return self._endpoint.configuration()
+
+    def _renewed(self, deadline: Deadline, patient: bool) -> Flow[AccessToken]:
+        """What the one caller does who renews; here is room for a store shared by processes."""
+        return self._attempt(None, None)
+
+    def _attempt(self, scope: str | None, signer: Signer | None) -> Flow[AccessToken]:
+        """One request, with a fresh assertion; here the signer is chosen."""
+        return token_flow(
+            self._endpoint,
+            self._assertion if signer is None else self._assertion_for(signer=signer),
+            self._scope if scope is None else normalise(scope),
+        )
