@@ -31,6 +31,7 @@ The hierarchy:
     ├─ DiscoveryError                the SMART configuration is missing or unusable
     ├─ NetworkError                  no usable HTTP answer
     │  └─ NetworkTimeoutError        not within the deadline
+    ├─ RateBudgetError               the client's own limit on token requests
     ├─ RegistrationError             the server refused to register, or to change, a client
     │  ├─ RegistrationServerError    it failed (HTTP 5xx)
     │  └─ RegistrationResponseError  it said yes, in a way that cannot be used
@@ -67,6 +68,7 @@ __all__ = [
     "NetworkError",
     "NetworkTimeoutError",
     "PolicyError",
+    "RateBudgetError",
     "RegistrationError",
     "RegistrationResponseError",
     "RegistrationServerError",
@@ -277,10 +279,29 @@ class RotationError(KeystayError):
 
 
 class DiscoveryError(KeystayError):
-    """The server's SMART configuration is missing or cannot be used."""
+    """The server's SMART configuration is missing or cannot be used.
+
+    Attributes:
+        status: HTTP status, when it was that which said so.
+        retry_after: Seconds the server asked to wait, or None.
+    """
 
     code = "discovery-failed"
     exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint, code=code)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class NetworkError(KeystayError):
@@ -310,6 +331,29 @@ class NetworkTimeoutError(NetworkError):
     """No complete answer within the deadline."""
 
     code = "network-timeout"
+
+
+class RateBudgetError(KeystayError):
+    """The client's own limit on token requests is reached; none was sent.
+
+    Attributes:
+        retry_after: Seconds until one can be.
+    """
+
+    code = "rate-budget-spent"
+    exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float,
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint, code=code)
+        self.retry_after = retry_after
 
 
 class RegistrationError(KeystayError):

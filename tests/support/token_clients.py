@@ -96,13 +96,15 @@ def make_client(pem_signer: Signer, no_environment: None) -> Iterator[MakeClient
 def client_settings(
     signer: Signer, server: SmartTestServer | None = None, **settings: Any
 ) -> dict[str, Any]:
-    """Keyword arguments for both kinds of token client."""
+    """Keyword arguments for both kinds of token client; one try only, unless told otherwise."""
     base = {} if server is None else {"fhir_base_url": server.fhir_base_url}
     return {
         "client_id": CLIENT_ID,
         "signer": signer,
         "scope": SCOPE,
         "allow_insecure_loopback": True,
+        "retries": 0,
+        "signer_retries": 0,
         **base,
         **settings,
     }

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from keystay import algorithms, key_uri
 from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
-from keystay.config.limits import require_window
+from keystay.config.limits import parse_rate, require_tries, require_window
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.smart import scopes, urls, vendors
@@ -126,6 +126,10 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
         ),
     )
     yield "renewal_window", partial(require_window, client.renewal_window)
+    yield "retries", partial(require_tries, client.retries, "retries")
+    yield "signer_retries", partial(require_tries, client.signer_retries, "signer_retries")
+    if client.rate_limit is not None:
+        yield "rate_limit", partial(parse_rate, client.rate_limit)
 
 
 def _require(condition: object, message: str, hint: str) -> None:

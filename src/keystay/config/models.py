@@ -40,6 +40,10 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         assertion_lifetime: Seconds, at most 300.
         renewal_window: Share of a token's life, at its end, in which it is renewed; a minute
             at most.
+        retries: How often a call tries again after broken connections, HTTP 429 and 5xx.
+        signer_retries: The same after a device or key service that is not there.
+        rate_limit: Token requests allowed, as requests/seconds; default no limit.
+        clock_correction: What to do about a clock that differs: `on` or `warn`.
         verify: `always` or `first`.
         vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
     """
@@ -57,6 +61,10 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     allow_insecure_loopback: bool = False
     assertion_lifetime: int = 240
     renewal_window: float = 0.2
+    retries: int = 3
+    signer_retries: int = 1
+    rate_limit: str | None = None
+    clock_correction: Literal["on", "warn"] = "on"
     verify: Literal["always", "first"] = "always"
     vendor: str | None = None
 

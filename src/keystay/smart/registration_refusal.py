@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.errors import NetworkError, RegistrationError, RegistrationServerError
+from keystay.smart.http_times import retry_after
 from keystay.smart.server_text import correlation_id, readable
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def refused(
         message += f" WWW-Authenticate: {challenge}."
     if correlation:
         message += f" Correlation id: {correlation}."
-    cause, hint, code = _explain(status, error, is_json=document is not None, token=token)
+    cause, hint, code = _explain(response, error, is_json=document is not None, token=token)
     if managing and status in (401, 403, 404, 405):
         cause, hint, code = _explain_management(status)
     kind = RegistrationServerError if status >= 500 else RegistrationError
@@ -98,9 +99,10 @@ def refused(
 
 
 def _explain(
-    status: int, error: str, *, is_json: bool, token: Secret | None
+    response: HttpResponse, error: str, *, is_json: bool, token: Secret | None
 ) -> tuple[str, str, str | None]:
     """Likely cause, remedy, and a more specific code."""
+    status = response.status
     if status >= 500:
         return (
             "The server or a gateway before it has a problem.",
@@ -126,9 +128,11 @@ def _explain(
             "registration-token-refused",
         )
     if status == 429:
+        wait = retry_after(response)
         return (
             "More registrations were asked for than the server takes.",
-            "Wait, and register once: a client_id is for keeps.",
+            (f"Wait {wait:g} s" if wait is not None else "Wait")
+            + ", and register once: a client_id is for keeps.",
             None,
         )
     if error in _BY_ERROR:

@@ -115,7 +115,7 @@ class AsyncTokenClient(_Client):
     async def smart_configuration(self) -> SmartConfiguration:
         """As `TokenClient.smart_configuration`."""
         deadline = Deadline.after(self._timeout)
-        return await drive_async(self._source.configuration(), self._http.client, deadline)
+        return await drive_async(self._source.configuration(deadline), self._http.client, deadline)
 
     async def aclose(self) -> None:
         """Close what the client opened itself; idempotent."""

@@ -76,6 +76,11 @@ class _Client:
         """The signer of its assertions."""
         return self._source.signer
 
+    @property
+    def clock_offset(self) -> float | None:
+        """Seconds the server's clock is ahead of this machine's, by its last answer, or None."""
+        return self._source.clock.offset
+
     def invalidate(self, token: AccessToken | None = None) -> None:
         """Drop the kept token; with an argument, only if it is that one.
 
@@ -116,6 +121,12 @@ class TokenClient(_Client):
         own_signer: Whether `close()` closes the signer too.
         renewal_window: Share of a token's life, at its end, in which it is renewed; at most a
             minute.
+        retries: How often a call tries again after broken connections, HTTP 429 and 5xx, each
+            time with a fresh assertion, by one deadline.
+        signer_retries: The same after a device or key service that is not there.
+        rate_limit: Token requests this client may send: `"5/60"` for five a minute.
+        clock_correction: `on` to stamp assertions by the server's clock where this machine's
+            differs enough to have them refused; `warn` to say so only.
         http: How to reach servers, or your own `httpx.Client`, which stays yours to close.
         timeout: Seconds for a whole exchange; default that of `http`, else 10.
 
@@ -224,7 +235,7 @@ class TokenClient(_Client):
     def smart_configuration(self) -> SmartConfiguration:
         """The server's SMART configuration, asked for when none is kept."""
         deadline = Deadline.after(self._timeout)
-        return drive(self._source.configuration(), self._http.client, deadline)
+        return drive(self._source.configuration(deadline), self._http.client, deadline)
 
     def close(self) -> None:
         """Close what the client opened itself; idempotent."""

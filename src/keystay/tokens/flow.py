@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -24,6 +24,7 @@ from keystay.tokens.refusal import correlation_id, refusal
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
     from keystay.tokens.actions import Flow
+    from keystay.tokens.server_clock import ServerClock
 
 __all__ = ["Endpoint", "token_flow"]
 
@@ -44,6 +45,7 @@ class Endpoint:
         token_endpoint: Skips discovery when given.
         allow_insecure_loopback: Allow plain HTTP to this machine.
         lifetime: Seconds a discovered configuration is kept.
+        clock: Learns from the answer's Date header.
         scope_style: How `system/` scopes are sent.
     """
 
@@ -53,12 +55,13 @@ class Endpoint:
         token_endpoint: str | None,
         *,
         allow_insecure_loopback: bool,
-        lifetime: float = 3600.0,
+        lifetime: float,
+        clock: ServerClock,
         scope_style: ScopeStyle = "as-written",
     ) -> None:
         self._base, self._configured = fhir_base_url, token_endpoint
         self._insecure, self._lifetime = allow_insecure_loopback, lifetime
-        self._scope_style = scope_style
+        self._clock, self._scope_style = clock, scope_style
         self._kept: tuple[float, SmartConfiguration] | None = None
 
     def url(self, assertion: ClientAssertion) -> Generator[HttpRequest, HttpResponse, str]:
@@ -82,24 +85,43 @@ class Endpoint:
         kept = self._kept
         if kept is not None and now() < kept[0]:
             return kept[1]
-        found = yield from discovery_flow(self._base, allow_insecure_loopback=self._insecure)
+        found = yield from self._discover()
         for warning in found.warnings:
             logger.warning("SMART configuration of %s: %s", self._base, warning)
         self._kept = (now() + self._lifetime, found)
         return found
+
+    def _discover(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
+        flow = discovery_flow(self._base, allow_insecure_loopback=self._insecure)
+        response = yield next(flow)
+        self._clock.learn(response, is_first_hand=False)
+        try:
+            flow.send(response)
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
+        raise AssertionError("discovery asks once")
 
     def forget(self) -> None:
         """Discover again next time."""
         self._kept = None
 
 
-def token_flow(endpoint: Endpoint, assertion: ClientAssertion, scope: str) -> Flow[AccessToken]:
+def token_flow(
+    endpoint: Endpoint,
+    assertion: ClientAssertion,
+    scope: str,
+    *,
+    clock: ServerClock,
+    admit: Callable[[], Flow[None]],
+) -> Flow[AccessToken]:
     """Ask for one token.
 
     Args:
         endpoint: Where.
         assertion: Builds the client assertion; signed only after discovery has succeeded.
         scope: Normalised scopes.
+        clock: The server's, by which the assertion is stamped; learns from the answer.
+        admit: Passes when a token request may be sent.
 
     Raises:
         TokenRefusedError: The server refused.
@@ -108,6 +130,8 @@ def token_flow(endpoint: Endpoint, assertion: ClientAssertion, scope: str) -> Fl
     """
     url = yield from endpoint.url(assertion)
     scope = yield from endpoint.scope(scope)
+    yield from admit()
+    corrected = clock.correction
     jwt: str = yield BuildAssertion(assertion, url)
     requested_at = now()
     body = urlencode(
@@ -123,6 +147,7 @@ def token_flow(endpoint: Endpoint, assertion: ClientAssertion, scope: str) -> Fl
         "Content-Type": "application/x-www-form-urlencoded",
     }
     response: HttpResponse = yield HttpRequest("POST", url, "the token request", headers, body)
+    clock.learn(response, is_first_hand=True)
     if 300 <= response.status < 400:
         raise NetworkError(
             f"The token endpoint {url} redirects (HTTP {response.status}).",
@@ -135,7 +160,8 @@ def token_flow(endpoint: Endpoint, assertion: ClientAssertion, scope: str) -> Fl
     if response.status not in (200, 201) or (document is not None and document.get("error")):
         if response.status in (404, 410):
             endpoint.forget()
-        raise refusal(response, assertion, url)
+        skew = None if clock.offset is None else clock.offset - corrected
+        raise refusal(response, assertion, url, skew if clock.matters(skew) else None)
     if document is None:
         raise _unusable(response, url, "it is not a JSON object")
     return _granted(document, response, url, scope, requested_at)

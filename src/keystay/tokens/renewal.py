@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import random
 import threading
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +27,7 @@ from keystay.errors import (
 from keystay.tokens.actions import Flow, Pause, Wait
 from keystay.tokens.attempt import Attempt
 from keystay.tokens.clock import now
+from keystay.tokens.forks import remake_in_children
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -82,8 +81,8 @@ class Renewal:
         self._not_before = 0.0
         self._error: Exception | None = None
         self._attempt: Attempt | None = None
-        self._begin_alone()
-        _remember(self)
+        self.remake_locks()
+        remake_in_children(self)
 
     def obtain(
         self, ask: Callable[[Deadline, bool], Flow[AccessToken]], deadline: Deadline
@@ -208,32 +207,13 @@ class Renewal:
         )
         return token
 
-    def _begin_alone(self) -> None:
+    def remake_locks(self) -> None:
         """Start without an attempt: at the beginning, and in a forked child.
 
-        There the thread that made the parent's attempt does not exist, and the lock may be held
-        for ever.
+        There the thread that made the parent's attempt does not exist.
         """
         self._lock = threading.RLock()
         self._attempt = None
-
-
-# A plain dictionary: unlike a WeakSet's, each of its changes is whole whenever a fork comes.
-_all: dict[int, weakref.ref[Renewal]] = {}
-
-
-def _remember(renewal: Renewal) -> None:
-    key = id(renewal)
-    _all[key] = weakref.ref(renewal, lambda _: _all.pop(key, None))
-
-
-def _after_fork() -> None:
-    for found in list(_all.values()):
-        if (renewal := found()) is not None:
-            renewal._begin_alone()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _again(error: Exception, pause: float | None = None) -> Exception:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Required, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 from keystay.config import Config, open_client_signer
 from keystay.errors import did_you_mean
@@ -34,6 +34,10 @@ class ClientSettings(TypedDict, total=False):
     discovery_lifetime: float
     own_signer: bool
     renewal_window: float
+    retries: int
+    signer_retries: int
+    rate_limit: str | None
+    clock_correction: Literal["on", "warn"]
 
 
 def refuse_unknown(settings: Mapping[str, object]) -> None:
@@ -62,6 +66,10 @@ def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
         "signer": open_client_signer(config, name),
         "own_signer": True,
         "renewal_window": client.renewal_window,
+        "retries": client.retries,
+        "signer_retries": client.signer_retries,
+        "rate_limit": client.rate_limit,
+        "clock_correction": client.clock_correction,
     }
     try:
         yield settings

@@ -5,14 +5,24 @@ A `TokenClient`, and every `AsyncTokenClient` made from it, draws from one of th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
+from keystay.errors import ConfigurationError, TokenRefusedError
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise, require_style
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
 from keystay.tokens.flow import Endpoint, token_flow
+from keystay.tokens.rate_budget import RateBudget
 from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
+from keystay.tokens.retries import (
+    DEFAULT_RETRIES,
+    DEFAULT_SIGNER_RETRIES,
+    RetryBudgets,
+    persistent,
+)
+from keystay.tokens.server_clock import ServerClock
 from keystay.tokens.settings import ClientSettings, refuse_unknown
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ class TokenSource:
 
     Attributes:
         renewal: The token kept, and who renews it.
+        clock: The server's.
         signer: Signs its assertions.
         own_signer: Whether closing the client closes the signer.
         fhir_base_url: Without a trailing slash.
@@ -58,13 +69,16 @@ class TokenSource:
         self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
         self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
         self.signer, self.own_signer = settings["signer"], settings.get("own_signer", False)
+        lifetime = settings.get("lifetime", DEFAULT_LIFETIME)
+        self.clock = ServerClock(lifetime=lifetime, corrects=_corrects(settings))
         self._assertion_for = partial(
             ClientAssertion,
             client_id=settings["client_id"],
-            lifetime=settings.get("lifetime", DEFAULT_LIFETIME),
+            lifetime=lifetime,
             jku=jwks_url,
             extra_headers=settings.get("extra_headers"),
             extra_claims=settings.get("extra_claims"),
+            clock=self.clock.time,
         )
         self._assertion = self._assertion_for(signer=self.signer)
         self._endpoint = Endpoint(
@@ -72,9 +86,15 @@ class TokenSource:
             token_endpoint,
             allow_insecure_loopback=insecure,
             lifetime=settings.get("discovery_lifetime", 3600.0),
+            clock=self.clock,
             scope_style=require_style(
                 settings.get("scope_style", "as-written"), discovered=token_endpoint is None
             ),
+        )
+        self._budget = RateBudget(settings.get("rate_limit"))
+        self._retries = RetryBudgets(
+            settings.get("retries", DEFAULT_RETRIES),
+            settings.get("signer_retries", DEFAULT_SIGNER_RETRIES),
         )
         self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
 
@@ -91,20 +111,56 @@ class TokenSource:
         self, deadline: Deadline, *, scope: str | None = None, signer: Signer | None = None
     ) -> Flow[AccessToken]:
         """A new token, and not kept."""
-        return self._attempt(scope, signer)
+        return self._granted(deadline, True, scope, signer)
 
-    def configuration(self) -> Flow[SmartConfiguration]:
+    def configuration(self, deadline: Deadline) -> Flow[SmartConfiguration]:
         """The server's SMART configuration."""
-        return self._endpoint.configuration()
+        return persistent(self._endpoint.configuration, self._retries, deadline)
 
     def _renewed(self, deadline: Deadline, patient: bool) -> Flow[AccessToken]:
         """What the one caller does who renews; here is room for a store shared by processes."""
-        return self._attempt(None, None)
+        return self._granted(deadline, patient, None, None)
 
-    def _attempt(self, scope: str | None, signer: Signer | None) -> Flow[AccessToken]:
+    def _granted(
+        self, deadline: Deadline, patient: bool, scope: str | None, signer: Signer | None
+    ) -> Flow[AccessToken]:
+        """A token, asked for again where that is right and there is the patience."""
+        admit = partial(self._budget.admit, deadline, patient=patient)
+        budgets = self._retries if patient else RetryBudgets(0, 0)
+        attempt = partial(self._attempt, scope, signer, admit)
+        return persistent(partial(self._on_time, attempt), budgets, deadline)
+
+    def _on_time(self, attempt: Callable[[], Flow[AccessToken]]) -> Flow[AccessToken]:
+        """An attempt; one more if its refusal tells that it was stamped by a wrong clock."""
+        stamped_with = self.clock.correction
+        try:
+            return (yield from attempt())
+        except TokenRefusedError as error:
+            learnt = self.clock.correction - stamped_with
+            if error.status == 429 or error.status >= 500 or not self.clock.matters(learnt):
+                raise
+        return (yield from attempt())
+
+    def _attempt(
+        self, scope: str | None, signer: Signer | None, admit: Callable[[], Flow[None]]
+    ) -> Flow[AccessToken]:
         """One request, with a fresh assertion; here the signer is chosen."""
         return token_flow(
             self._endpoint,
             self._assertion if signer is None else self._assertion_for(signer=signer),
             self._scope if scope is None else normalise(scope),
+            clock=self.clock,
+            admit=admit,
         )
+
+
+def _corrects(settings: ClientSettings) -> bool:
+    chosen = settings.get("clock_correction", "on")
+    if chosen not in ("on", "warn"):
+        raise ConfigurationError(
+            f"clock_correction is {chosen!r}.",
+            hint="Write \"on\" to stamp assertions by the server's clock where this machine's "
+            'differs, "warn" to be told only.',
+            code="config-value-invalid",
+        )
+    return chosen == "on"

@@ -41,6 +41,11 @@ allowed_origins = ["https://files.example.org"]
 allow_insecure_loopback = true
 assertion_lifetime = 120
 verify = "first"
+renewal_window = 0.3
+retries = 5
+signer_retries = 2
+rate_limit = "5/60"
+clock_correction = "warn"
 
 [http]
 ca_bundle = "ca.pem"
@@ -97,6 +102,11 @@ def test_every_key(tmp_path: Path) -> None:
             allow_insecure_loopback=True,
             assertion_lifetime=120,
             verify="first",
+            renewal_window=0.3,
+            retries=5,
+            signer_retries=2,
+            rate_limit="5/60",
+            clock_correction="warn",
         )
     }
     expected = HttpSettings(
