@@ -109,12 +109,12 @@ class Registration:
         metadata = document.get("metadata")
         if not isinstance(metadata, dict):
             raise _not_one("metadata is missing or not an object")
-        token = document["registration_access_token"]
+        token = document.get("registration_access_token")
         return cls(
             document["client_id"],
             document["registration_endpoint"],
             metadata,
-            document["registration_client_uri"],
+            document.get("registration_client_uri"),
             None if token is None else Secret(token),
         )
 

@@ -55,14 +55,9 @@ def registration_flow(
         NetworkError: It redirects.
     """
     request = _request("POST", endpoint, "the registration", initial_token, metadata)
-    try:
-        response = yield request
-    except NetworkError as error:
-        error.hint = (
-            "The server may have registered the client all the same: look in its console before "
-            f"trying again. {error.hint or ''}"
-        ).strip()
-        raise
+    response = yield from _sent(
+        request, "The server may have registered the client all the same: look in its console."
+    )
     document = _document(request, response, initial_token, managing=False)
     blank = Registration("", endpoint)
     found = _registered(request, response, document, blank, metadata)
@@ -114,7 +109,9 @@ def update_flow(
     metadata = {name: value for name, value in metadata.items() if value is not None}
     body = {"client_id": registration.client_id, **metadata}
     request = _request("PUT", url, "changing the registration", token, body)
-    response = yield request
+    response = yield from _sent(
+        request, "The server may have made the change, and replaced the management token: read it."
+    )
     document = _document(request, response, token, managing=True)
     return _registered(request, response, document, registration, metadata)
 
@@ -155,6 +152,15 @@ def _request(
         return HttpRequest(method, url, purpose, headers)
     headers["Content-Type"] = "application/json"
     return HttpRequest(method, url, purpose, headers, json.dumps(document).encode())
+
+
+def _sent(request: HttpRequest, doubt: str) -> Generator[HttpRequest, HttpResponse, HttpResponse]:
+    """The answer to a request that is not sent twice; without one, what to look at first."""
+    try:
+        return (yield request)
+    except NetworkError as error:
+        error.hint = f"{doubt} {error.hint or ''}".strip()
+        raise
 
 
 def _document(
