@@ -378,11 +378,9 @@ class RegistrationError(KeystayError):
         error: str = "",
         error_description: str | None = None,
         correlation_id: str | None = None,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: str | None,
     ) -> None:
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.status = status
         self.error = error
         self.error_description = error_description

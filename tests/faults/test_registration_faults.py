@@ -16,6 +16,7 @@ from keystay.errors import (
 )
 from keystay.testing import Reply
 from tests.support.raw_server import RawServer, answer, unserved_port
+from tests.support.registration import INITIAL, INSECURE, PATH, register
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -25,17 +26,6 @@ if TYPE_CHECKING:
     from keystay.testing import SmartTestServer
 
 pytestmark = pytest.mark.usefixtures("no_environment")
-
-INSECURE: Any = {"allow_insecure_loopback": True}
-INITIAL = "initial-access-token-0123456789"
-PATH = "/oauth2/register"
-
-
-def register(server: SmartTestServer, signer: Signer, **changes: Any) -> keystay.Registration:
-    """Register with an initial access token, unless changed."""
-    WATCH.add("the initial access token", INITIAL)
-    settings: dict[str, Any] = {"keys": [signer], "secrets": lambda *_: INITIAL, **INSECURE}
-    return keystay.register_client(server.fhir_base_url, **{**settings, **changes})
 
 
 def refusal(document: Any, status: int = 400, **headers: str) -> Reply:

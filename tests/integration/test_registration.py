@@ -12,6 +12,7 @@ import keystay
 from keystay.cli.app import run
 from keystay.errors import RegistrationError, TokenRefusedError
 from tests.support.assertions import ClientKey
+from tests.support.registration import INITIAL, INSECURE
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -25,14 +26,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 
-INITIAL = "an-initial-access-token-of-this-test"
-INSECURE: Any = {"allow_insecure_loopback": True}
-
 
 @pytest.fixture
 def provider(oidc_provider: StartOIDCProvider) -> OIDCProvider:
     """An oidc-provider that knows no client, and registers who has the initial access token."""
-    WATCH.add("the initial access token", INITIAL)
     return oidc_provider(initial_access_token=INITIAL)
 
 

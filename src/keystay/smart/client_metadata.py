@@ -11,7 +11,14 @@ from keystay.errors import ConfigurationError, JWKError
 from keystay.jwk import JWKSet
 from keystay.smart.scopes import missing_scopes
 
-__all__ = ["Difference", "backend_services", "differences", "shortcomings", "without_secrets"]
+__all__ = [
+    "Difference",
+    "backend_services",
+    "changed",
+    "differences",
+    "shortcomings",
+    "without_secrets",
+]
 
 # Members a client does not choose (RFC 7591 §3.2.1, RFC 7592 §3), or that keystay sets itself.
 _NOT_ASKED_FOR = frozenset(
@@ -66,7 +73,7 @@ def backend_services(
         jwks_uri: Where they are published; registered instead of the keys themselves.
         scope: Scopes, separated by blanks.
         client_name: What the server's administrators see.
-        extra: Further members; these replace the defaults above.
+        extra: Further members; these replace the defaults above, None leaves one out.
 
     Raises:
         ConfigurationError: `extra` names what a client does not choose, or keys; or is not JSON.
@@ -88,17 +95,44 @@ def backend_services(
     return {name: value for name, value in metadata.items() if value is not None}
 
 
+def changed(metadata: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata with changes, ready to be sent: a client has its keys in one place (RFC 7591 §2).
+
+    Args:
+        metadata: As registered.
+        changes: Members to set; None removes one. `jwks` and `jwks_uri` replace each other.
+
+    Raises:
+        ConfigurationError: `changes` names what a client does not choose, or is not JSON.
+        JWKError: `jwks` is no set to publish: a key in it is private, say.
+    """
+    _refuse_unsuitable(changes)
+    if (jwks := changes.get("jwks")) is not None:
+        JWKSet.from_json(json.dumps(jwks))
+    result = {**metadata, **changes}
+    for name, other in (("jwks", "jwks_uri"), ("jwks_uri", "jwks")):
+        if changes.get(name) is not None and changes.get(other) is None:
+            result.pop(other, None)
+    return {name: value for name, value in result.items() if value is not None}
+
+
 def _checked(extra: Mapping[str, Any]) -> Mapping[str, Any]:
     for name in extra:
-        if name in _NOT_ASKED_FOR:
-            raise ConfigurationError(
-                f"The metadata member {name!r} is the server's to give.", hint="Leave it out."
-            )
         if name in _KEYS:
             raise ConfigurationError(
                 f"The metadata holds {name!r}.",
                 cause="Keys registered by hand may be others than those that sign.",
                 hint="Leave it out: keystay registers the client's own keys, or their URL.",
+            )
+    _refuse_unsuitable(extra)
+    return extra
+
+
+def _refuse_unsuitable(extra: Mapping[str, Any]) -> None:
+    for name in extra:
+        if name in _NOT_ASKED_FOR:
+            raise ConfigurationError(
+                f"The metadata member {name!r} is the server's to give.", hint="Leave it out."
             )
     try:
         json.dumps(extra, allow_nan=False)
@@ -107,7 +141,6 @@ def _checked(extra: Mapping[str, Any]) -> Mapping[str, Any]:
             "The metadata cannot be written as JSON.",
             hint="Use strings, numbers, lists and objects (RFC 7591 §2).",
         ) from None
-    return extra
 
 
 def without_secrets(metadata: Mapping[str, Any]) -> dict[str, Any]:

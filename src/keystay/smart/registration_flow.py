@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from collections.abc import Generator, Mapping
 from dataclasses import replace
@@ -17,18 +16,17 @@ from keystay.errors import (
     RegistrationResponseError,
     SecretError,
 )
-from keystay.smart.client_metadata import differences, shortcomings, without_secrets
+from keystay.smart.client_metadata import changed, differences, shortcomings, without_secrets
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.registration import Registration
 from keystay.smart.registration_refusal import refused
 from keystay.smart.server_text import correlation_id
+from keystay.smart.urls import require_secure
 
 if TYPE_CHECKING:
     Flow = Generator[HttpRequest, HttpResponse, Registration]
 
 __all__ = ["deletion_flow", "read_flow", "registration_flow", "update_flow"]
-
-logger = logging.getLogger("keystay.registration")
 
 # What may stand in a header; RFC 6750 §2.1 allows less, servers issue more.
 _WORD = re.compile(r"[\x21-\x7e]+\Z")
@@ -98,16 +96,14 @@ def update_flow(
 
     Raises:
         RegistrationError, RegistrationResponseError, NetworkError: As `registration_flow`.
-        ConfigurationError: The registration cannot be managed.
+        ConfigurationError: The registration cannot be managed, or a change cannot be made.
+        JWKError: `jwks` is no set to publish.
     """
     url, token = registration.management(allow_insecure_loopback=allow_insecure_loopback)
-    metadata = {**registration.metadata, **changes}
-    # A client has its keys in one place only (RFC 7591 §2).
-    for name, other in (("jwks", "jwks_uri"), ("jwks_uri", "jwks")):
-        if changes.get(name) is not None:
-            metadata.pop(other, None)
-    metadata = {name: value for name, value in metadata.items() if value is not None}
-    body = {"client_id": registration.client_id, **metadata}
+    metadata = changed(registration.metadata, changes)
+    if (jwks_uri := changes.get("jwks_uri")) is not None:
+        require_secure(jwks_uri, "The JWKS URL", allow_insecure_loopback=allow_insecure_loopback)
+    body = {**metadata, "client_id": registration.client_id}
     request = _request("PUT", url, "changing the registration", token, body)
     response = yield from _sent(
         request, "The server may have made the change, and replaced the management token: read it."
@@ -189,16 +185,13 @@ def _registered(
     token = document.get("registration_access_token")
     uri = document.get("registration_client_uri")
     granted = without_secrets(document)
-    warnings = tuple(shortcomings(document))
-    for warning in warnings:
-        logger.warning("registration at %s: %s", before.registration_endpoint, warning)
     return before.renewed(
         client_id=client_id,
         metadata=granted,
         registration_client_uri=_absolute(before.registration_endpoint, uri),
         registration_access_token=Secret(token) if isinstance(token, str) and token else None,
         differences=differences(asked, granted),
-        warnings=warnings,
+        warnings=tuple(shortcomings(document)),
     )
 
 

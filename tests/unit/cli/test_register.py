@@ -12,6 +12,7 @@ import pytest
 from keystay.cli.app import run
 from keystay.jwk import JWKSet
 from keystay.testing import Reply, SmartTestServer
+from tests.support.registration import PATH
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from keystay.signer import Signer
-
-PATH = "/oauth2/register"
 
 
 @pytest.fixture
@@ -156,6 +155,18 @@ def test_update_read_delete(
     assert (0, False) == (code, (folder / "r.json").exists())
     assert "out of the configuration" in err
     assert "0 clients" in repr(smart_server.authorization_server)
+
+
+def test_successor(command: Callable[..., Any], folder: Path, pem_file: Path) -> None:
+    """While a rotation has a successor, it is registered beside the current key."""
+    command("--save", "r.json")
+    assert 0 == run(("rotate", "start", "prod", "--key", "file:next.pem"))
+    assert 0 == command("--update", "r.json")[0]
+    kids = [key["kid"] for key in saved(folder)["metadata"]["jwks"]["keys"]]
+    assert 2 == len(set(kids))
+    assert 0 == command("--delete", "r.json")[0]
+    assert 0 == command("--save", "r.json")[0]
+    assert kids == [key["kid"] for key in saved(folder)["metadata"]["jwks"]["keys"]]
 
 
 def test_update_in_the_style_of_the_server(command: Callable[..., Any], folder: Path) -> None:

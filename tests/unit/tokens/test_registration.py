@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import httpx
 import pytest
@@ -22,6 +22,7 @@ from keystay.errors import (
 )
 from keystay.testing import Reply, Request, SmartTestServer
 from tests.support.fixtures import watch_exchanges
+from tests.support.registration import INITIAL, INSECURE, PATH, register
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -31,15 +32,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 
-INSECURE: Any = {"allow_insecure_loopback": True}
-INITIAL = "initial-access-token-0123456789"
-PATH = "/oauth2/register"
-
 
 @pytest.fixture
 def server() -> Iterator[SmartTestServer]:
     """A strict server that demands an initial access token."""
-    WATCH.add("the initial access token", INITIAL)
     with SmartTestServer(initial_access_token=INITIAL) as running:
         watch_exchanges(running)
         yield running
@@ -58,17 +54,6 @@ def bodies(server: SmartTestServer) -> list[dict[str, Any]]:
 
     setattr(server.registration_server, "handle", noted)  # noqa: B010
     return seen
-
-
-def register(server: SmartTestServer, signer: Signer, **changes: Any) -> keystay.Registration:
-    """Register with the right token, unless changed."""
-    settings: dict[str, Any] = {
-        "keys": [signer],
-        "secrets": lambda reference, purpose: INITIAL,
-        **INSECURE,
-        **changes,
-    }
-    return keystay.register_client(settings.pop("base", server.fhir_base_url), **settings)
 
 
 def answer(server: SmartTestServer, document: Any, status: int = 201, **more: Any) -> None:
@@ -377,6 +362,33 @@ class TestManagement:
         for act in (keystay.read_client, keystay.delete_client):
             with pytest.raises(ConfigurationError, match="registration_client_uri"):
                 act(made, **INSECURE)
+        assert () == server.log.events
+
+    CHANGES: ClassVar[dict[str, tuple[dict[str, Any], type[keystay.KeystayError], str]]] = {
+        "client-id": ({"client_id": "other"}, ConfigurationError, "'client_id'"),
+        "token": ({"registration_access_token": "x"}, ConfigurationError, "the server's to give"),
+        "private-key": (
+            {"jwks": {"keys": [{"kty": "EC", "kid": "a", "d": "AA"}]}}, JWKError, "private",
+        ),
+        "no-set": ({"jwks": {"keys": 1}}, JWKError, "JWK Set"),
+        "insecure": ({"jwks_uri": "http://x.example/j"}, ConfigurationError, "JWKS URL"),
+        "not-json": ({"contacts": {1, 2}}, ConfigurationError, "JSON"),
+    }  # fmt: skip
+
+    @pytest.mark.parametrize(("changes", "kind", "said"), CHANGES.values(), ids=CHANGES)
+    def test_changes_that_are_refused(
+        self,
+        server: SmartTestServer,
+        pem_signer: Signer,
+        changes: dict[str, Any],
+        kind: type[keystay.KeystayError],
+        said: str,
+    ) -> None:
+        """Nothing is sent: no private key, no other client's id, no insecure URL."""
+        made = register(server, pem_signer)
+        server.log.clear()
+        with pytest.raises(kind, match=said):
+            keystay.update_client(made, changes, **INSECURE)
         assert () == server.log.events
 
     def test_relative_uri(self, server: SmartTestServer, pem_signer: Signer) -> None:
