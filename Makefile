@@ -25,6 +25,11 @@ test: setup-dev ## every test (ARGS="-k name" for some)
 test-long: setup-dev ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
 	$(IN_VENV) python -m pytest -m long $(ARGS)
 
+.PHONY: soak
+soak: setup-dev ## ten minutes of renewals, as many as in months: no expired token, flat memory
+	KEYSTAY_SOAK_SECONDS=$${KEYSTAY_SOAK_SECONDS:-600} $(IN_VENV) \
+		python -m pytest -m long tests/faults/test_soak.py -s $(ARGS)
+
 .PHONY: setup
 setup: ## .venv with keystay and its plugins
 	@tools/setup runtime

@@ -103,13 +103,13 @@ def serve(clients: tuple[str, ...], host: str, port: int, path: str, max_age: in
     from keystay.publishing.server import SetServer
     from keystay.publishing.source import KeySource
 
-    source = KeySource(load_config(), clients)
-    source.keys()  # what is wrong is better said now than to the first server that asks
-    with SetServer(Answers(source, path=path, max_age=max_age), host, port) as server:
-        print_data(f"{server.origin}{path}")
-        stderr.print("Serving; stop with Ctrl-C.", highlight=False)
-        signal.signal(signal.SIGTERM, _stop)
-        with suppress(KeyboardInterrupt):
+    signal.signal(signal.SIGTERM, _stop)
+    with suppress(KeyboardInterrupt):
+        source = KeySource(load_config(), clients)
+        source.keys()  # what is wrong is better said now than to the first server that asks
+        with SetServer(Answers(source, path=path, max_age=max_age), host, port) as server:
+            print_data(f"{server.origin}{path}")
+            stderr.print("Serving; stop with Ctrl-C.", highlight=False)
             server.serve_forever()
 
 

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from keystay.errors import KeystayError
 from keystay.jwk import JWKSet
 
-__all__ = ["DEFAULT_MAX_AGE", "PATH", "Response", "respond", "unavailable"]
+__all__ = ["DEFAULT_MAX_AGE", "PATH", "Response", "not_found", "respond", "unavailable"]
 
 PATH = "/.well-known/jwks.json"
 """Where the set is."""
@@ -49,7 +49,8 @@ def respond(
         max_age: Seconds that anybody may keep the answer; 0 to have it asked for each time.
     """
     if method not in ("GET", "HEAD"):
-        return _answer(method, HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": "GET, HEAD"})
+        allowed = {"Allow": "GET, HEAD"}
+        return _problem(method, HTTPStatus.METHOD_NOT_ALLOWED, "method-not-allowed", allowed)
     body = keys.to_json().encode("ascii")
     etag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     lasting = {
@@ -81,11 +82,10 @@ def _answer(
     method: str,
     status: HTTPStatus,
     headers: Mapping[str, str],
-    body: bytes = b"",
-    content_type: str | None = None,
+    body: bytes,
+    content_type: str,
 ) -> Response:
-    about = {"Content-Type": content_type} if content_type else {}
-    about["Content-Length"] = str(len(body))
+    about = {"Content-Type": content_type, "Content-Length": str(len(body))}
     return Response(status, {**about, **headers}, b"" if method == "HEAD" else body)
 
 

@@ -66,6 +66,7 @@ class _Client:
     """The keys of one client."""
 
     def __init__(self, keys: ClientKeys) -> None:
+        keys.state()  # which says what does not fit together
         self._keys, self._keeper = keys, KeptKey(keys)
         self._lock = threading.Lock()
         self._stamp: Stamp = None
@@ -94,7 +95,8 @@ class _Client:
         if file is None or ((stamp := file.stamp()) == self._stamp and self._from_state):
             return
         try:
-            state = self._keys.state()
+            # What the configuration says is not compared with it: that was loaded long ago.
+            state = file.read()
         except KeystayError as error:
             if self._from_state is None:
                 raise

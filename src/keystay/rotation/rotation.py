@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -96,7 +96,7 @@ class Rotation:
         Args:
             uri: Its key URI; default the current key's name with today's date.
             key_type: What to make; default the current key's type.
-            algorithm: JWS algorithm; default the configured one if the type stays, else by type.
+            algorithm: JWS algorithm; default the current key's if it can do that, else by type.
             kid: Default the thumbprint.
             before: What is published now: servers may keep it for as long as it says.
 
@@ -108,6 +108,7 @@ class Rotation:
             state = former = self.state()
             if state is None:
                 state = self._first()
+            state = msgspec.structs.replace(state, configured_key=self.keys.client.key)
             successor = state.of("next")
             if successor is not None and successor.made:
                 if uri not in (None, successor.uri, successor.asked):
@@ -115,16 +116,13 @@ class Rotation:
                 return state
             steps.refuse_under_way(state)
             if successor is None or uri not in (None, successor.uri):
-                kind = key_type or _type_of(state.current)
-                if algorithm is None and kind == _type_of(state.current):
-                    algorithm = state.current.algorithm
                 successor = RotationKey(
                     state="next",
                     since=steps.moment(self.now),
                     uri=uri or free_uri(self._stores, state.current.uri, self.now),
                     algorithm=algorithm,
                     kid=kid,
-                    key_type=kind,
+                    key_type=key_type or _type_of(state.current),
                 )
             intent = state.with_keys(state.current, successor)
             made = self._make(successor, intent, former)
@@ -155,7 +153,7 @@ class Rotation:
             successor = state.of("next")
             if changed is not state and successor is not None and not force:
                 with self.keys.open(successor) as signer:
-                    _prove(signer)
+                    _prove(signer, signer.algorithm)
             return self._write(state, changed)
 
     def finish(self, *, force: bool = False) -> RotationState:
@@ -196,8 +194,11 @@ class Rotation:
             successor, uri=uri, asked=successor.uri if uri != successor.uri else None, key_type=None
         )
         with self.keys.open(found) as signer:
-            _prove(signer)
-            jwk = _jwk_of(signer)
+            algorithm = signer.algorithm
+            if successor.algorithm is None and state.current.algorithm in signer.algorithms:
+                algorithm = state.current.algorithm
+            _prove(signer, algorithm)
+            jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=algorithm)
         for key in (state.current, state.of("retiring")):
             if key is None or key.jwk is None:
                 continue
@@ -220,7 +221,7 @@ class Rotation:
         """The state before the first rotation: the configured key is the current one."""
         uri = self.keys.client.key
         with self.keys.open_current() as signer:
-            jwk = _jwk_of(signer)
+            jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm)
         current = RotationKey(
             state="current", since=steps.moment(self.now), uri=uri, kid=jwk["kid"],
             algorithm=jwk["alg"], jwk=jwk,
@@ -238,6 +239,7 @@ class Rotation:
         return state
 
     def _write(self, state: RotationState, changed: RotationState) -> RotationState:
+        changed = msgspec.structs.replace(changed, configured_key=self.keys.client.key)
         if changed != state:
             self._file.write(changed)
         return changed
@@ -251,13 +253,9 @@ class Rotation:
         )
 
 
-def _jwk_of(signer: Signer) -> dict[str, Any]:
-    return public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm)
-
-
-def _prove(signer: Signer) -> None:
+def _prove(signer: Signer, algorithm: str) -> None:
     """Have the key sign something that is nothing; the signer checks the signature."""
-    signer.sign(b"keystay rotate\0" + os.urandom(16))
+    signer.sign(b"keystay rotate\0" + os.urandom(16), algorithm)
 
 
 def _type_of(key: RotationKey) -> str:

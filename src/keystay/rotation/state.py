@@ -100,9 +100,11 @@ class RotationState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         found = (self.of(state) for state in PUBLISHED)
         return JWKSet(tuple(key.jwk for key in found if key is not None and key.jwk is not None))
 
-    def with_keys(
-        self, *keys: RotationKey | None, configured_key: str | None = None
-    ) -> RotationState:
+    def publishes(self, kid: str) -> bool:
+        """Whether a key belongs into the set."""
+        return any(key.kid == kid and key.state in PUBLISHED for key in self.keys)
+
+    def with_keys(self, *keys: RotationKey | None) -> RotationState:
         """The same with these keys before the retired ones; a long history is cut."""
         given = [key for key in keys if key is not None]
         retired = [k for k in given if k.state == "retired"]
@@ -110,7 +112,6 @@ class RotationState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return msgspec.structs.replace(
             self,
             keys=(*(k for k in given if k.state != "retired"), *retired[:_LONGEST_HISTORY]),
-            configured_key=configured_key or self.configured_key,
         )
 
 

@@ -215,7 +215,7 @@ def _refuse_early(state: RotationState, successor: RotationKey, now: datetime) -
             f"The successor {successor.kid} of {client}'s key is not published.",
             cause="A server that cannot find its kid refuses every assertion it signs.",
             hint="Publish the set as it is now (keystay jwks serve does it by itself; else keystay "
-            f"jwks {client} --out FILE) and repeat.",
+            f"jwks {client} --out FILE), then repeat keystay rotate promote {client}.",
             code="rotation-not-published",
         )
     total = successor.cache_seconds or 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
     from keystay.tokens.attempt import Attempt
 
-__all__ = ["Action", "BuildAssertion", "Flow", "Pause", "Wait"]
+__all__ = ["Action", "BuildAssertion", "Call", "Flow", "Pause", "Wait"]
 
 T = TypeVar("T")
 
@@ -23,6 +23,13 @@ class BuildAssertion:
 
     assertion: ClientAssertion
     audience: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Asks to call something that blocks, such as opening a key."""
+
+    function: Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,5 +47,5 @@ class Wait:
     seconds: float
 
 
-Action = HttpRequest | BuildAssertion | Pause | Wait
+Action = HttpRequest | BuildAssertion | Call | Pause | Wait
 Flow = Generator[Action, Any, T]

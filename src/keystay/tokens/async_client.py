@@ -122,7 +122,7 @@ class AsyncTokenClient(_Client):
         if self._http.is_own:
             await self._http.client.aclose()
         if self._own_signer:
-            self.signer.close()
+            self._source.signers.close()
 
     async def __aenter__(self) -> AsyncTokenClient:
         return self

@@ -242,7 +242,7 @@ class TokenClient(_Client):
         if self._http.is_own:
             self._http.client.close()
         if self._own_signer:
-            self.signer.close()
+            self._source.signers.close()
 
     async def _token_async(self) -> AccessToken:
         """As `token`, for a task; the request runs in a worker thread."""

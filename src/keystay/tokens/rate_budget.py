@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from keystay.config.limits import parse_rate
 from keystay.errors import RateBudgetError
+from keystay.forks import remake_in_children
 from keystay.tokens.actions import Pause
 from keystay.tokens.clock import now
-from keystay.tokens.forks import remake_in_children
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline

@@ -24,10 +24,10 @@ from keystay.errors import (
     NetworkTimeoutError,
     SignerClosedError,
 )
+from keystay.forks import remake_in_children
 from keystay.tokens.actions import Flow, Pause, Wait
 from keystay.tokens.attempt import Attempt
 from keystay.tokens.clock import now
-from keystay.tokens.forks import remake_in_children
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline

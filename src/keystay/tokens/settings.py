@@ -6,12 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
-from keystay.config import Config, open_client_signer
+from keystay.config import Config
 from keystay.errors import did_you_mean
+from keystay.rotation.client_keys import ClientKeys
+from keystay.rotation.signers import RotatingSigner
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
     from keystay.smart.scopes import ScopeStyle
+    from keystay.tokens.signer_source import SignerSource
 
 __all__ = ["ClientSettings", "configured", "refuse_unknown"]
 
@@ -21,7 +24,7 @@ class ClientSettings(TypedDict, total=False):
 
     fhir_base_url: Required[str]
     client_id: Required[str]
-    signer: Required[Signer]
+    signer: Required[Signer | SignerSource]
     scope: str
     scope_style: ScopeStyle
     token_endpoint: str | None
@@ -63,7 +66,7 @@ def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
         "lifetime": client.assertion_lifetime,
         "allowed_origins": client.allowed_origins,
         "allow_insecure_loopback": client.allow_insecure_loopback,
-        "signer": open_client_signer(config, name),
+        "signer": RotatingSigner(ClientKeys(config, name)),
         "own_signer": True,
         "renewal_window": client.renewal_window,
         "retries": client.retries,

@@ -11,8 +11,8 @@ import anyio
 import anyio.to_thread
 
 from keystay.smart.messages import HttpRequest, HttpResponse
-from keystay.tokens.actions import Action, BuildAssertion, Pause
-from keystay.tokens.exchange import send, send_async
+from keystay.tokens.actions import Action, BuildAssertion, Call, Pause
+from keystay.tokens.exchange import require_open, send, send_async
 
 if TYPE_CHECKING:
     import httpx
@@ -33,6 +33,7 @@ def drive(flow: Flow[T], client: httpx.Client, deadline: Deadline) -> T:
         client: For its requests.
         deadline: For each of its requests and signatures.
     """
+    require_open(client)  # before the signer, which may be closed too, has its say
     try:
         action = next(flow)
         while True:
@@ -50,6 +51,7 @@ def drive(flow: Flow[T], client: httpx.Client, deadline: Deadline) -> T:
 
 async def drive_async(flow: Flow[T], client: httpx.AsyncClient, deadline: Deadline) -> T:
     """As `drive`, awaiting; signing goes where the assertion's signer sends it."""
+    require_open(client)
     return await _drive_async(flow, partial(send_async, client), deadline)
 
 
@@ -57,14 +59,17 @@ async def drive_in_threads(flow: Flow[T], client: httpx.Client, deadline: Deadli
     """As `drive_async`, with a synchronous HTTP client: its requests run in worker threads."""
 
     async def send_there(request: HttpRequest, deadline: Deadline) -> HttpResponse:
-        # Not anyio's own limiter: threads it counts may be waiting for this very request.
-        return await anyio.to_thread.run_sync(
-            partial(send, client, request, deadline),
-            abandon_on_cancel=True,
-            limiter=anyio.CapacityLimiter(1),
-        )
+        return await _in_thread(partial(send, client, request, deadline))
 
+    require_open(client)
     return await _drive_async(flow, send_there, deadline)
+
+
+async def _in_thread(function: Callable[[], T]) -> T:
+    # Not anyio's own limiter: threads it counts may be waiting for this very request.
+    return await anyio.to_thread.run_sync(
+        function, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+    )
 
 
 def _perform(action: Action, client: httpx.Client, deadline: Deadline) -> object:
@@ -72,6 +77,8 @@ def _perform(action: Action, client: httpx.Client, deadline: Deadline) -> object
         return action.assertion.build(action.audience, timeout=deadline.remaining)
     if isinstance(action, HttpRequest):
         return send(client, action, deadline)
+    if isinstance(action, Call):
+        return action.function()
     if isinstance(action, Pause):
         time.sleep(action.seconds)
         return None
@@ -107,6 +114,8 @@ async def _perform_async(
         return await action.assertion.build_async(action.audience, timeout=deadline.remaining)
     if isinstance(action, HttpRequest):
         return await sender(action, deadline)
+    if isinstance(action, Call):
+        return await _in_thread(action.function)
     if isinstance(action, Pause):
         await anyio.sleep(action.seconds)
         return None

@@ -13,6 +13,7 @@ from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
 from keystay.errors import ConfigurationError, TokenRefusedError
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise, require_style
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.tokens.actions import Call
 from keystay.tokens.flow import Endpoint, token_flow
 from keystay.tokens.rate_budget import RateBudget
 from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
@@ -24,6 +25,7 @@ from keystay.tokens.retries import (
 )
 from keystay.tokens.server_clock import ServerClock
 from keystay.tokens.settings import ClientSettings, refuse_unknown
+from keystay.tokens.signer_source import signer_source
 
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
@@ -41,7 +43,7 @@ class TokenSource:
     Attributes:
         renewal: The token kept, and who renews it.
         clock: The server's.
-        signer: Signs its assertions.
+        signers: Give the signer of each assertion.
         own_signer: Whether closing the client closes the signer.
         fhir_base_url: Without a trailing slash.
         origins: Where its tokens may go.
@@ -68,7 +70,8 @@ class TokenSource:
         origins = {origin_of(url) for url in (self.fhir_base_url, *allowed)}
         self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
         self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
-        self.signer, self.own_signer = settings["signer"], settings.get("own_signer", False)
+        self.signers = signer_source(settings["signer"])
+        self.own_signer = settings.get("own_signer", False)
         lifetime = settings.get("lifetime", DEFAULT_LIFETIME)
         self.clock = ServerClock(lifetime=lifetime, corrects=_corrects(settings))
         self._assertion_for = partial(
@@ -80,7 +83,7 @@ class TokenSource:
             extra_claims=settings.get("extra_claims"),
             clock=self.clock.time,
         )
-        self._assertion = self._assertion_for(signer=self.signer)
+        self._assertion = self._assertion_for(signer=self.signers.signer)
         self._endpoint = Endpoint(
             self.fhir_base_url,
             token_endpoint,
@@ -97,6 +100,11 @@ class TokenSource:
             settings.get("signer_retries", DEFAULT_SIGNER_RETRIES),
         )
         self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
+
+    @property
+    def signer(self) -> Signer:
+        """The signer of its assertions."""
+        return self.signers.signer
 
     @property
     def client_id(self) -> str:
@@ -145,13 +153,19 @@ class TokenSource:
         self, scope: str | None, signer: Signer | None, admit: Callable[[], Flow[None]]
     ) -> Flow[AccessToken]:
         """One request, with a fresh assertion; here the signer is chosen."""
-        return token_flow(
-            self._endpoint,
-            self._assertion if signer is None else self._assertion_for(signer=signer),
-            self._scope if scope is None else normalise(scope),
-            clock=self.clock,
-            admit=admit,
-        )
+        asked = self._scope if scope is None else normalise(scope)
+        ask = partial(token_flow, self._endpoint, scope=asked, clock=self.clock, admit=admit)
+        if signer is not None:
+            yield from self.signers.check(signer)
+            return (yield from ask(self._assertion_for(signer=signer)))
+        if self.signers.is_stale:
+            yield Call(self.signers.refresh)
+        with self.signers.lease() as current:
+            yield from self.signers.check(current)
+            assertion = self._assertion
+            if assertion.signer is not current:
+                self._assertion = assertion = self._assertion_for(signer=current)
+            return (yield from ask(assertion))
 
 
 def _corrects(settings: ClientSettings) -> bool:

@@ -41,6 +41,7 @@ allowed_origins = ["https://files.example.org"]
 allow_insecure_loopback = true
 assertion_lifetime = 120
 verify = "first"
+vendor = "epic"
 renewal_window = 0.3
 retries = 5
 signer_retries = 2
@@ -59,6 +60,7 @@ client_key_passphrase = "file:/abs/passphrase"
 
 [policy]
 custody = "out-of-process"
+require_published = true
 
 [backends.pkcs11]
 module = "/usr/lib/softhsm/libsofthsm2.so"
@@ -102,6 +104,7 @@ def test_every_key(tmp_path: Path) -> None:
             allow_insecure_loopback=True,
             assertion_lifetime=120,
             verify="first",
+            vendor="epic",
             renewal_window=0.3,
             retries=5,
             signer_retries=2,
@@ -120,7 +123,7 @@ def test_every_key(tmp_path: Path) -> None:
         client_key_passphrase="file:/abs/passphrase",
     )
     assert expected == config.http
-    assert PolicyConfig(custody="out-of-process") == config.policy
+    assert PolicyConfig(custody="out-of-process", require_published=True) == config.policy
     assert {"pkcs11": {"module": "/usr/lib/softhsm/libsofthsm2.so"}} == config.backends
     assert (tmp_path, None) == (config.base_dir, config.environment_client)
 
@@ -192,6 +195,9 @@ FAULTS: dict[str, tuple[str, str | None, str, str]] = {
     ),
     "unknown-verify": (
         CLIENT + 'verify = "sometimes"\n', "5", "config-value-invalid", "'always', 'first'",
+    ),
+    "unknown-vendor": (
+        CLIENT + 'vendor = "epics"\n', "5", "config-value-invalid", "Did you mean 'epic'?",
     ),
     "unknown-custody": (
         '[policy]\ncustody = "hsm"\n', "2", "config-value-invalid", "'out-of-process'",
