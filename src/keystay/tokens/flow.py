@@ -163,7 +163,9 @@ def token_flow(
         skew = None if clock.offset is None else clock.offset - corrected
         raise refusal(response, assertion, url, skew if clock.matters(skew) else None)
     if document is None:
-        raise _unusable(response, url, "it is not a JSON object")
+        is_html = response.body.lstrip()[:1] == b"<"
+        what = "it is a web page" if is_html else "it is not a JSON object"
+        raise _unusable(response, url, what)
     return _granted(document, response, url, scope, requested_at)
 
 

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["mapped", "root", "where"]
 
 
+# OpenSSL's X509_V_ERR_… numbers (x509_vfy.h): not yet valid and expired; host, e-mail, IP mismatch.
+_EXPIRED = (9, 10)
+_OTHER_HOST = (62, 64)
+
+
 @contextmanager
 def mapped(request: HttpRequest, deadline: Deadline) -> Iterator[None]:
     """Httpx's errors as ours; what comes after the deadline is the deadline's doing."""
@@ -47,14 +52,7 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
     what = f"{request.purpose[:1].upper()}{request.purpose[1:]} to {where(request)} failed"
     inner = root(error)
     if isinstance(inner, ssl.SSLCertVerificationError):
-        return NetworkError(
-            f"{what}: its TLS certificate is not trusted ({inner.verify_message}).",
-            cause="The certificate is expired, for another host, or from a CA this machine does "
-            "not know (a TLS-inspecting proxy has its own).",
-            hint='Set [http] ca_bundle = "/path/to/your-ca.pem" if the CA is your organisation\'s. '
-            "Verification cannot be turned off.",
-            code="tls-untrusted",
-        )
+        return _untrusted(what, inner)
     if isinstance(inner, ssl.SSLError):
         return NetworkError(
             f"{what}: TLS could not be agreed on ({inner.reason or 'unknown reason'}).",
@@ -87,6 +85,33 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
         f"{what}: {type(error).__name__}.",
         cause="The connection broke, or what answered does not speak HTTP.",
         hint="Try again; check host and port.",
+    )
+
+
+def _untrusted(what: str, error: ssl.SSLCertVerificationError) -> NetworkError:
+    if error.verify_code in _EXPIRED:
+        return NetworkError(
+            f"{what}: its TLS certificate is not valid now ({error.verify_message}).",
+            cause="The server's certificate was not renewed, or this machine's clock is wrong.",
+            hint="Compare this machine's clock; then tell whoever runs the server. Verification "
+            "cannot be turned off.",
+            code="tls-expired",
+        )
+    if error.verify_code in _OTHER_HOST:
+        return NetworkError(
+            f"{what}: its TLS certificate is for another host ({error.verify_message}).",
+            cause="The URL has another name for the server than its certificate, or another "
+            "server answered.",
+            hint="Use the host name that the vendor documents. Verification cannot be turned off.",
+            code="tls-wrong-host",
+        )
+    return NetworkError(
+        f"{what}: its TLS certificate is not trusted ({error.verify_message}).",
+        cause="The certificate is from a CA this machine does not know (a TLS-inspecting proxy has "
+        "its own).",
+        hint='Set [http] ca_bundle = "/path/to/your-ca.pem" if the CA is your organisation\'s. '
+        "Verification cannot be turned off.",
+        code="tls-untrusted",
     )
 
 

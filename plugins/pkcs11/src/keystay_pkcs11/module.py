@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pkcs11 import Token as NativeToken
 
     from keystay.backends import Deadline
+    from keystay_pkcs11.settings import Settings
     from keystay_pkcs11.token import Token
 
 __all__ = ["RESTART_INTERVAL", "Module", "acquire", "registry_lock"]
@@ -41,6 +42,11 @@ _RETRY_INTERVAL = 0.5  # between attempts to start one that does not run
 _QUIET_SECONDS = 2.0  # that a restart waits for calls under way
 _FORK_SECONDS = 0.5  # that a fork waits for them
 
+# Manufacturers whose module neither notices a fork nor gives the child a connection of its own:
+# what the child says to the device, C_Finalize included, garbles what the parent says.
+# tpm2-pkcs11 keeps one connection to tpm2-abrmd for each C_Initialize.
+_SHARES_CONNECTION = ("tpm2-software",)
+
 
 class Module:
     """One module.
@@ -53,6 +59,7 @@ class Module:
         pid: The process it belongs to.
         library: python-pkcs11's library.
         tokens: Those in use, by label and serial.
+        refuse_after_fork: Whether a forked child must leave it alone while its parent has it.
 
     Args:
         path: Real path.
@@ -73,6 +80,8 @@ class Module:
         self.tokens: dict[tuple[str, str], Token] = {}
         self.users = 0
         self.init_args = init_args
+        self.refuse_after_fork = False
+        self._is_parents = False  # in a forked child that must leave it alone
         self._lock = threading.Lock()
         self._ready = False
         self._ours = False  # nobody else in this process had initialised it
@@ -114,6 +123,14 @@ class Module:
             self.after_fork()
         if self._ready:
             return self.epoch
+        if self._is_parents:
+            raise BackendUnavailableError(
+                f"{self.place} was in use when this process was forked, and cannot be used here.",
+                cause="The module shares its connection to the device with the parent process.",
+                hint="Open the key after the fork (gunicorn: in post_fork), or start processes "
+                "with multiprocessing's spawn.",
+                code="fork-unsupported",
+            )
         with self.locked(self._lock, deadline):
             if not self._ready:
                 wait = self._next_start - time.monotonic()
@@ -231,6 +248,7 @@ class Module:
         self.gate = Gate()
         self._lock = threading.Lock()
         self._stale = self._stale or self._ready
+        self._is_parents = self._is_parents or (self._ready and self._shares_connection())
         self._end_epoch()
         self._next_start = 0.0
         self._restarted = -RESTART_INTERVAL
@@ -274,6 +292,10 @@ class Module:
                 self._stale = True
                 raise
         self._ready = True
+
+    def _shares_connection(self) -> bool:
+        made_by = self.library.manufacturer_id.lower()
+        return self.refuse_after_fork or any(word in made_by for word in _SHARES_CONNECTION)
 
     def _end_epoch(self) -> None:
         self._ready = False
@@ -326,14 +348,14 @@ def registry_lock() -> threading.Lock:
     return _registry.lock
 
 
-def acquire(path: str, init_args: str | None, deadline: Deadline) -> Module:
-    """The module at `path`, running; `Module.release` must follow.
+def acquire(settings: Settings, deadline: Deadline) -> Module:
+    """The module that the settings name, running; `Module.release` must follow.
 
     Raises:
         ConfigurationError: It cannot be loaded, or runs with other `init_args`.
         BackendUnavailableError: It does not start.
     """
-    real = os.path.realpath(path)
+    real, init_args = os.path.realpath(settings.module), settings.init_args
     with _registry.lock:
         module = _registry.modules.get(real)
         if module is None:
@@ -341,10 +363,11 @@ def acquire(path: str, init_args: str | None, deadline: Deadline) -> Module:
         elif init_args is not None and init_args != module.init_args:
             if module.users:
                 raise ConfigurationError(
-                    f"The module {path} is in use with other init_args.",
+                    f"The module {settings.module} is in use with other init_args.",
                     hint="A module is initialised once in a process: use the same init_args.",
                 )
             module.init_args = init_args
+        module.refuse_after_fork = module.refuse_after_fork or settings.after_fork == "refuse"
         if not module.users and not module.running:
             module.load_again()
         module.users += 1
