@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import keystay
+from keystay.backends.secrets import Secret
 from keystay.errors import (
     NetworkError,
     NetworkTimeoutError,
@@ -15,7 +16,7 @@ from keystay.errors import (
     RegistrationServerError,
 )
 from keystay.testing import Reply
-from tests.support.raw_server import RawServer, answer, unserved_port
+from tests.support.raw_server import RawServer, answer, read_request, unserved_port
 from tests.support.registration import INITIAL, INSECURE, PATH, register
 from tests.support.secrets_watch import WATCH
 
@@ -210,6 +211,26 @@ class TestConnection:
         with unserved_port() as port, pytest.raises(NetworkError) as caught:
             keystay.register_client(**self.arguments(f"http://127.0.0.1:{port}", pem_signer))
         assert "network-refused" == caught.value.code
+        assert "may have registered" not in (caught.value.hint or "")
+
+    def test_cut_off(self, raw_server: Callable[..., RawServer], pem_signer: Signer) -> None:
+        """The request arrived and the answer did not: nobody knows, and that is said."""
+        server = raw_server(lambda server, connection: read_request(server, connection) and None)
+        with pytest.raises(NetworkError) as caught:
+            keystay.register_client(**self.arguments(server.origin, pem_signer))
+        assert "may have registered" in (caught.value.hint or "")
+        assert 1 == len(server.requests)
+
+    def test_update_cut_off(self, raw_server: Callable[..., RawServer], pem_signer: Signer) -> None:
+        """An update may have replaced the management token: read before anything else."""
+        server = raw_server(lambda server, connection: read_request(server, connection) and None)
+        made = keystay.Registration(
+            "c-1", f"{server.origin}/reg", {}, f"{server.origin}/reg/c-1", Secret("m-12345678")
+        )
+        with pytest.raises(NetworkError) as caught:
+            keystay.update_client(made, {}, **INSECURE)
+        assert "replaced the management token: read it" in (caught.value.hint or "")
+        assert 1 == len(server.requests)
 
     def test_too_long(self, raw_server: Callable[..., RawServer], pem_signer: Signer) -> None:
         """An endless answer is cut off."""

@@ -50,10 +50,16 @@ def register(client: str | None, as_json: bool, **options: Any) -> None:
     from keystay.config import load_config
 
     chosen = [name for name in ("save", "no_save", "read", "update", "delete") if options[name]]
-    if len(chosen) != 1:
+    if len(chosen) > 1:
         raise ConfigurationError(
-            "Exactly one of --save FILE, --no-save, --read FILE, --update FILE and --delete FILE "
-            "is needed.",
+            "--save, --no-save, --read, --update and --delete exclude each other.",
+            hint="Give one of them.",
+            code="usage",
+        )
+    if not chosen:
+        raise ConfigurationError(
+            "One of --save FILE, --no-save, --read FILE, --update FILE and --delete FILE is "
+            "needed.",
             cause="The server may issue a management token, once: it has to go somewhere.",
             hint="keystay register CLIENT --save client.registration.json",
             code="registration-save-missing",

@@ -28,6 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["deletion_flow", "read_flow", "registration_flow", "update_flow"]
 
+# With these there was no connection that the request could have been sent over.
+_NEVER_SENT = frozenset(
+    (
+        "network-dns",
+        "network-proxy",
+        "network-refused",
+        "tls-expired",
+        "tls-failed",
+        "tls-untrusted",
+        "tls-wrong-host",
+    )
+)
 # What may stand in a header; RFC 6750 §2.1 allows less, servers issue more.
 _WORD = re.compile(r"[\x21-\x7e]+\Z")
 
@@ -52,7 +64,7 @@ def registration_flow(
         RegistrationResponseError: It answered in a form that cannot be used.
         NetworkError: It redirects.
     """
-    request = _request("POST", endpoint, "the registration", initial_token, metadata)
+    request = _request("POST", endpoint, "the registration request", initial_token, metadata)
     response = yield from _sent(
         request, "The server may have registered the client all the same: look in its console."
     )
@@ -75,7 +87,7 @@ def read_flow(registration: Registration, *, allow_insecure_loopback: bool = Fal
         ConfigurationError: The registration cannot be managed.
     """
     url, token = registration.management(allow_insecure_loopback=allow_insecure_loopback)
-    request = _request("GET", url, "reading the registration", token)
+    request = _request("GET", url, "the request for the registration", token)
     response = yield request
     document = _document(request, response, token, managing=True)
     return _registered(request, response, document, registration, registration.metadata)
@@ -104,7 +116,7 @@ def update_flow(
     if (jwks_uri := changes.get("jwks_uri")) is not None:
         require_secure(jwks_uri, "The JWKS URL", allow_insecure_loopback=allow_insecure_loopback)
     body = {**metadata, "client_id": registration.client_id}
-    request = _request("PUT", url, "changing the registration", token, body)
+    request = _request("PUT", url, "the update request", token, body)
     response = yield from _sent(
         request, "The server may have made the change, and replaced the management token: read it."
     )
@@ -122,7 +134,7 @@ def deletion_flow(
         ConfigurationError: The registration cannot be managed.
     """
     url, token = registration.management(allow_insecure_loopback=allow_insecure_loopback)
-    request = _request("DELETE", url, "deleting the registration", token)
+    request = _request("DELETE", url, "the deletion request", token)
     response = yield request
     if response.status not in (200, 204):
         raise refused(request, response, token, managing=True)
@@ -155,6 +167,8 @@ def _sent(request: HttpRequest, doubt: str) -> Generator[HttpRequest, HttpRespon
     try:
         return (yield request)
     except NetworkError as error:
+        if error.code in _NEVER_SENT:
+            raise
         error.hint = f"{doubt} {error.hint or ''}".strip()
         raise
 
@@ -207,7 +221,7 @@ def _absolute(endpoint: str, uri: object) -> str | None:
 
 def _unusable(request: HttpRequest, response: HttpResponse, why: str) -> RegistrationResponseError:
     return RegistrationResponseError(
-        f"The answer to {request.purpose} at {request.url} cannot be used: {why}.",
+        f"The answer of {request.url} to {request.purpose} cannot be used: {why}.",
         status=response.status,
         correlation_id=correlation_id(response),
         cause="The server departs from RFC 7591, or something else answered.",

@@ -62,7 +62,7 @@ def refused(
     status = response.status
     if 300 <= status < 400:
         return NetworkError(
-            f"{_capital(request.purpose)} at {request.url} is redirected (HTTP {status}).",
+            f"{_capital(request.purpose)} to {request.url} is redirected (HTTP {status}).",
             status=status,
             cause="The endpoint is not the server's own URL, or a proxy wants a login.",
             hint="Use the URL the vendor documents. Keys and tokens are never sent on to another.",
@@ -75,7 +75,7 @@ def refused(
     description = readable(body.get("error_description"), without=secret)
     correlation = correlation_id(response)
     said = error + (f" ({description})" if description else "") if error else "no error code"
-    what = f"{_capital(request.purpose)} at {request.url}"
+    what = f"{_capital(request.purpose)} to {request.url}"
     message = f"{what} was answered with HTTP {status}: {said}."
     challenge = readable(response.headers.get("www-authenticate"), without=secret)
     if challenge and status in (401, 403):

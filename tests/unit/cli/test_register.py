@@ -184,8 +184,8 @@ def test_update_in_the_style_of_the_server(command: Callable[..., Any], folder: 
 
 USAGE = {
     "nothing": ((), "registration-save-missing"),
-    "both": (("--save", "r.json", "--no-save"), "registration-save-missing"),
-    "save-and-update": (("--save", "a.json", "--update", "b.json"), "registration-save-missing"),
+    "both": (("--save", "r.json", "--no-save"), "usage"),
+    "save-and-update": (("--save", "a.json", "--update", "b.json"), "usage"),
     "inline-and-url": (("--no-save", "--inline", "--jwks-url", "https://x.example/j"), "usage"),
     "no-metadata": (("--no-save", "--metadata", "none.json"), "registration-metadata-invalid"),
     "bad-metadata": (("--no-save", "--metadata", "list.json"), "registration-metadata-invalid"),
