@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
+
+# Options that would be ignored.
+_UNFIT: dict[str, tuple[str, ...]] = {
+    "save": (),
+    "no_save": (),
+    "read": ("endpoint", "initial_token", "jwks_url", "inline", "name", "metadata"),
+    "update": ("endpoint", "initial_token"),
+    "delete": ("endpoint", "initial_token", "jwks_url", "inline", "name", "metadata"),
+}
 
 
 @click.command()
@@ -64,6 +74,13 @@ def register(client: str | None, as_json: bool, **options: Any) -> None:
             hint="keystay register CLIENT --save client.registration.json",
             code="registration-save-missing",
         )
+    for name in _UNFIT[chosen[0]]:
+        if options[name]:
+            raise ConfigurationError(
+                f"--{name.replace('_', '-')} means nothing beside --{chosen[0]}.",
+                hint="Leave it out.",
+                code="usage",
+            )
     if options["inline"] and options["jwks_url"]:
         raise ConfigurationError("--inline and --jwks-url exclude each other.", code="usage")
     config = load_config()
@@ -143,7 +160,7 @@ class _Job:
 
         found = self._load(path)
         delete_client(found, allow_insecure_loopback=self._insecure, http=self._config.http)
-        path.unlink(missing_ok=True)
+        registration_file.remove(path)
         if not self._json:
             _say(f"Deleted at {found.registration_endpoint}; {path} is removed.")
             _say("Take its client_id out of the configuration.")
@@ -176,7 +193,7 @@ class _Job:
     def _changes(self) -> dict[str, Any]:
         from keystay.rotation import published_keys
         from keystay.smart.client_metadata import backend_services
-        from keystay.smart.scopes import advertised_style, convert
+        from keystay.smart.scopes import advertised_style, convert, normalise
         from keystay.tokens.client import discover
 
         client, style = self._client, self._client.scope_style
@@ -187,13 +204,15 @@ class _Job:
                 http=self._config.http,
             )
             style = advertised_style(found.capabilities)
-        return backend_services(
+        metadata = backend_services(
             published_keys(self._config, self._name),
             jwks_uri=self._jwks_uri,
-            scope=convert(client.scope, style),
+            scope=convert(normalise(client.scope), style),
             client_name=self._options["name"],
             extra=self._metadata,
         )
+        # Not named when the keys differ in it, so it must not stay from before.
+        return {"token_endpoint_auth_signing_alg": None, **metadata}
 
     def _load(self, path: Path) -> Registration:
         found = registration_file.load(path)
@@ -250,11 +269,12 @@ class _Job:
 
     def _tell_next(self, found: Registration) -> None:
         url = self._jwks_uri
-        lines = [f"client_id = {json.dumps(found.client_id)}"]
+        # A printable string in JSON is one in TOML as well.
+        lines = [f"client_id = {json.dumps(found.client_id, ensure_ascii=False)}"]
         if url is not None and url != self._client.jwks_url:
             lines.append(f"jwks_url = {json.dumps(url)}")
         if self._title is None:
-            _say(f"Next: export KEYSTAY_CLIENT_ID={found.client_id}")
+            _say(f"Next: export KEYSTAY_CLIENT_ID={shlex.quote(found.client_id)}")
             return
         _say(f"Next: write into [clients.{self._title}] of {self._config.path}:")
         for line in lines:

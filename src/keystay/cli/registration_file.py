@@ -14,7 +14,7 @@ from keystay.files import write_atomically
 if TYPE_CHECKING:
     from keystay.smart.registration import Registration
 
-__all__ = ["claimed", "load", "replace"]
+__all__ = ["claimed", "load", "remove", "replace"]
 
 _MODE = 0o600
 
@@ -69,6 +69,22 @@ def replace(path: Path, registration: Registration) -> None:
             hint="Write down the client_id. Change or delete the client in the vendor's portal; "
             "deleting and registering anew gives a new token.",
             code="registration-not-saved",
+        ) from error
+
+
+def remove(path: Path) -> None:
+    """Remove the file; its token is void.
+
+    Raises:
+        ConfigurationError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"The client is deleted at the server, and {path} cannot be removed: {error.strerror}.",
+            hint="Remove it by hand: the token in it is void.",
+            code="registration-file-unusable",
         ) from error
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keystay.errors import ConfigurationError, JWKError
-from keystay.jwk import JWKSet
+from keystay.jwk import JWKSet, thumbprint
 from keystay.smart.scopes import missing_scopes
 
 __all__ = [
@@ -155,7 +155,8 @@ def without_secrets(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def differences(asked: Mapping[str, Any], granted: Mapping[str, Any]) -> tuple[Difference, ...]:
     """The members that were asked for and are not registered so, in the order asked for.
 
-    Scopes are compared by what they allow, keys by their `kid`, lists whatever their order.
+    Scopes are compared by what they allow, keys by `kid` and thumbprint, lists whatever their
+    order.
     """
     return tuple(
         Difference(name, value, granted.get(name))
@@ -189,20 +190,31 @@ def _same(name: str, asked: Any, granted: Any) -> bool:
     if name == "scope" and isinstance(asked, str) and isinstance(granted, str):
         return not missing_scopes(asked, granted) and not missing_scopes(granted, asked)
     if name == "jwks":
-        return _kids(asked) == _kids(granted)
+        return _keys(asked) == _keys(granted)
     if isinstance(asked, list) and isinstance(granted, list):
         return sorted(map(json.dumps, asked)) == sorted(map(json.dumps, granted))
     return bool(asked == granted)
 
 
-def _kids(jwks: Any) -> list[str] | None:
+def _keys(jwks: Any) -> list[tuple[str, str]] | None:
+    """The kid and thumbprint of each key; another key under a known kid is another key."""
     keys = jwks.get("keys") if isinstance(jwks, Mapping) else None
     if not isinstance(keys, list) or not all(isinstance(key, Mapping) for key in keys):
         return None
-    return sorted(str(key.get("kid")) for key in keys)
+    return sorted((str(key.get("kid")), _thumbprint(key)) for key in keys)
+
+
+def _thumbprint(jwk: Mapping[str, Any]) -> str:
+    try:
+        return thumbprint(jwk)
+    except JWKError:
+        return "no key"
 
 
 def _shown(value: Any) -> str:
-    kids = _kids(value)
-    text = f"keys {', '.join(kids)}" if kids is not None else json.dumps(value)
+    """As JSON, which escapes whatever would steer a terminal; of keys, what tells them apart."""
+    keys = _keys(value)
+    if keys is not None:
+        value = [kid if kid == digest else f"{kid} ({digest})" for kid, digest in keys]
+    text = json.dumps(value)
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -160,8 +162,12 @@ def test_update_read_delete(
 def test_successor(command: Callable[..., Any], folder: Path, pem_file: Path) -> None:
     """While a rotation has a successor, it is registered beside the current key."""
     command("--save", "r.json")
-    assert 0 == run(("rotate", "start", "prod", "--key", "file:next.pem"))
+    assert "ES384" == saved(folder)["metadata"]["token_endpoint_auth_signing_alg"]
+    start = ("rotate", "start", "prod", "--key", "file:next.pem", "--type", "RSA-2048")
+    assert 0 == run(start)
     assert 0 == command("--update", "r.json")[0]
+    # One algorithm named would keep the other key from ever being accepted.
+    assert "token_endpoint_auth_signing_alg" not in saved(folder)["metadata"]
     kids = [key["kid"] for key in saved(folder)["metadata"]["jwks"]["keys"]]
     assert 2 == len(set(kids))
     assert 0 == command("--delete", "r.json")[0]
@@ -186,6 +192,8 @@ USAGE = {
     "nothing": ((), "registration-save-missing"),
     "both": (("--save", "r.json", "--no-save"), "usage"),
     "save-and-update": (("--save", "a.json", "--update", "b.json"), "usage"),
+    "endpoint-and-read": (("--read", "r.json", "--endpoint", "https://x.example/r"), "usage"),
+    "token-and-update": (("--update", "r.json", "--initial-token", "env:X"), "usage"),
     "inline-and-url": (("--no-save", "--inline", "--jwks-url", "https://x.example/j"), "usage"),
     "no-metadata": (("--no-save", "--metadata", "none.json"), "registration-metadata-invalid"),
     "bad-metadata": (("--no-save", "--metadata", "list.json"), "registration-metadata-invalid"),
@@ -256,6 +264,28 @@ def test_registered_already(
     assert 2 == code
     assert "registration-client-differs" in err
     assert () == smart_server.log.of("registration")
+
+
+def test_hostile_client_id(
+    command: Callable[..., Any],
+    folder: Path,
+    smart_server: SmartTestServer,
+    pem_file: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is to be copied into a file or a shell is harmless there, whatever the server sent."""
+    hostile = 'a"; $(reboot) \\ é😀'
+    smart_server.script(PATH, [Reply.json({"client_id": hostile})] * 2)
+    line = next(
+        line for line in command("prod", "--no-save")[2].splitlines() if "client_id = " in line
+    )
+    assert {"client_id": hostile} == tomllib.loads(line)
+    (folder / "keystay.toml").unlink()
+    monkeypatch.setenv("KEYSTAY_FHIR_BASE_URL", smart_server.fhir_base_url)
+    monkeypatch.setenv("KEYSTAY_KEY", f"file:{pem_file}")
+    monkeypatch.setenv("KEYSTAY_ALLOW_INSECURE_LOOPBACK", "1")
+    line = next(line for line in command("--no-save")[2].splitlines() if "export" in line)
+    assert ["Next:", "export", f"KEYSTAY_CLIENT_ID={hostile}"] == shlex.split(line)
 
 
 def test_token_lost(

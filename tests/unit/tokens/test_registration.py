@@ -20,7 +20,9 @@ from keystay.errors import (
     RegistrationResponseError,
     SecretError,
 )
+from keystay.jwk import thumbprint
 from keystay.testing import Reply, Request, SmartTestServer
+from tests.support.assertions import ClientKey
 from tests.support.fixtures import watch_exchanges
 from tests.support.registration import INITIAL, INSECURE, PATH, register
 from tests.support.secrets_watch import WATCH
@@ -229,7 +231,7 @@ class TestAnswer:
                 "token_endpoint_auth_signing_alg": "RS384",
                 "contacts": ["b", "a"],
                 "application_type": "web",
-                "jwks": {"keys": [{"kid": "other"}]},
+                "jwks": {"keys": [{"kid": "other\x1b[2J"}]},
             },
         )
         made = register(
@@ -239,10 +241,20 @@ class TestAnswer:
         assert [
             'client_name: asked for "me", not mentioned',
             'token_endpoint_auth_signing_alg: asked for "ES384", granted "RS384"',
-            f"jwks: asked for keys {pem_signer.kid}, granted keys other",
+            f'jwks: asked for ["{pem_signer.kid}"], granted ["other\\u001b[2J (no key)"]',
         ] == [str(difference) for difference in made.differences]
         assert "web" == made.metadata["application_type"]
         assert () == made.warnings
+
+    def test_another_key_under_the_same_kid(
+        self, server: SmartTestServer, pem_signer: Signer
+    ) -> None:
+        """A key is what it is, not what it is called."""
+        other = {**ClientKey.generate("ES384").jwks["keys"][0], "kid": pem_signer.kid}
+        answer(server, {"client_id": "c-1", "jwks": {"keys": [other]}})
+        found = [d for d in register(server, pem_signer).differences if d.name == "jwks"]
+        assert 1 == len(found)
+        assert thumbprint(other) in str(found[0])
 
     @pytest.mark.parametrize("granted", ["system/Patient.r", "system/*.rs", "openid"])
     def test_scope_differs(self, server: SmartTestServer, pem_signer: Signer, granted: str) -> None:
