@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import keystay
+from keystay.testing import Reply
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -25,3 +26,8 @@ def register(server: SmartTestServer, signer: Signer, **changes: Any) -> keystay
         **changes,
     }
     return keystay.register_client(settings.pop("base", server.fhir_base_url), **settings)
+
+
+def answer(server: SmartTestServer, document: Any, status: int = 201, **more: Any) -> None:
+    """Have the endpoint answer this once."""
+    server.script(PATH, [Reply.json(document, status=status, **more)])

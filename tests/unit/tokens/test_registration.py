@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
 import keystay
-from keystay.backends.secrets import Secret
 from keystay.errors import (
     ConfigurationError,
     DiscoveryError,
     JWKError,
-    RegistrationError,
     RegistrationResponseError,
     SecretError,
 )
@@ -24,7 +22,7 @@ from keystay.jwk import thumbprint
 from keystay.testing import Reply, Request, SmartTestServer
 from tests.support.assertions import ClientKey
 from tests.support.fixtures import watch_exchanges
-from tests.support.registration import INITIAL, INSECURE, PATH, register
+from tests.support.registration import INITIAL, PATH, answer, register
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -56,11 +54,6 @@ def bodies(server: SmartTestServer) -> list[dict[str, Any]]:
 
     setattr(server.registration_server, "handle", noted)  # noqa: B010
     return seen
-
-
-def answer(server: SmartTestServer, document: Any, status: int = 201, **more: Any) -> None:
-    """Have the endpoint answer this once."""
-    server.script(PATH, [Reply.json(document, status=status, **more)])
 
 
 class TestRequest:
@@ -305,164 +298,3 @@ class TestAnswer:
         """201 is what RFC 7591 says, 200 what some servers send."""
         answer(server, {"client_id": "c-1"}, status)
         assert "c-1" == register(server, pem_signer).client_id
-
-
-OTHER_ORIGINS = {
-    "other-host": "https://evil.example.org/register/c-1",
-    "other-port": "http://127.0.0.1:9/register/c-1",
-    "plain-http": "http://ehr.example.org/register/c-1",
-    "scheme": "ftp://127.0.0.1/c-1",
-    "user-information": "http://127.0.0.1@evil.example.org/",
-    "protocol-relative": "//evil.example.org/c-1",
-    "no-url": "http://[",
-}
-
-
-class TestManagement:
-    """RFC 7592."""
-
-    def test_token_replaced_at_every_update(
-        self, server: SmartTestServer, pem_signer: Signer
-    ) -> None:
-        """The strict server gives a new management token each time; the old one is refused."""
-        made = register(server, pem_signer)
-        first = keystay.update_client(made, {"client_name": "a"}, **INSECURE)
-        second = keystay.update_client(first, {"client_name": None}, **INSECURE)
-        assert "client_name" not in second.metadata
-        with pytest.raises(RegistrationError) as caught:
-            keystay.update_client(made, {}, **INSECURE)
-        assert "registration-token-refused" == caught.value.code
-        assert "replaced" in (caught.value.cause or "")
-        keystay.delete_client(second, **INSECURE)
-
-    def test_token_kept_when_none_is_sent(
-        self, server: SmartTestServer, pem_signer: Signer
-    ) -> None:
-        """An answer without token and URI leaves those that are known."""
-        made = register(server, pem_signer)
-        server.script(f"{PATH}/{made.client_id}", [Reply.json({"client_id": made.client_id})])
-        read = keystay.read_client(made, **INSECURE)
-        assert made.registration_client_uri == read.registration_client_uri
-        assert made.registration_access_token is read.registration_access_token
-        assert {"scope", "jwks"} <= {difference.name for difference in read.differences}
-
-    def test_about_another_client(self, server: SmartTestServer, pem_signer: Signer) -> None:
-        """An answer about another client is not taken for this one's."""
-        made = register(server, pem_signer)
-        server.script(f"{PATH}/{made.client_id}", [Reply.json({"client_id": "other"})])
-        with pytest.raises(RegistrationResponseError, match="another client_id"):
-            keystay.read_client(made, **INSECURE)
-
-    @pytest.mark.parametrize("uri", OTHER_ORIGINS.values(), ids=OTHER_ORIGINS)
-    def test_token_stays_at_its_origin(
-        self, server: SmartTestServer, pem_signer: Signer, uri: str
-    ) -> None:
-        """Wherever the server points, the token that can replace the keys goes nowhere else."""
-        token = WATCH.add("a management token", "management-token-0123456789")
-        answer(
-            server,
-            {
-                "client_id": "c-1",
-                "registration_client_uri": uri,
-                "registration_access_token": token,
-            },
-        )
-        made = register(server, pem_signer)
-        assert 1 == len([w for w in made.warnings if "registration_client_uri" in w])
-        assert made.registration_access_token is not None  # kept all the same
-        server.log.clear()
-        for act in (keystay.read_client, keystay.delete_client):
-            with pytest.raises(ConfigurationError, match="registration_client_uri"):
-                act(made, **INSECURE)
-        assert () == server.log.events
-
-    CHANGES: ClassVar[dict[str, tuple[dict[str, Any], type[keystay.KeystayError], str]]] = {
-        "client-id": ({"client_id": "other"}, ConfigurationError, "'client_id'"),
-        "token": ({"registration_access_token": "x"}, ConfigurationError, "the server's to give"),
-        "private-key": (
-            {"jwks": {"keys": [{"kty": "EC", "kid": "a", "d": "AA"}]}}, JWKError, "private",
-        ),
-        "no-set": ({"jwks": {"keys": 1}}, JWKError, "JWK Set"),
-        "insecure": ({"jwks_uri": "http://x.example/j"}, ConfigurationError, "JWKS URL"),
-        "not-json": ({"contacts": {1, 2}}, ConfigurationError, "JSON"),
-    }  # fmt: skip
-
-    @pytest.mark.parametrize(("changes", "kind", "said"), CHANGES.values(), ids=CHANGES)
-    def test_changes_that_are_refused(
-        self,
-        server: SmartTestServer,
-        pem_signer: Signer,
-        changes: dict[str, Any],
-        kind: type[keystay.KeystayError],
-        said: str,
-    ) -> None:
-        """Nothing is sent: no private key, no other client's id, no insecure URL."""
-        made = register(server, pem_signer)
-        server.log.clear()
-        with pytest.raises(kind, match=said):
-            keystay.update_client(made, changes, **INSECURE)
-        assert () == server.log.events
-
-    def test_relative_uri(self, server: SmartTestServer, pem_signer: Signer) -> None:
-        """RFC 7592 wants it whole; a relative one can only be at the endpoint."""
-        answer(
-            server,
-            {
-                "client_id": "c-1",
-                "registration_client_uri": "register/c-1",
-                "registration_access_token": "management-token-relative",
-            },
-        )
-        made = register(server, pem_signer)
-        assert f"{server.origin}/oauth2/register/c-1" == made.registration_client_uri
-        assert () == made.warnings
-
-    def test_not_offered(self, server: SmartTestServer, pem_signer: Signer) -> None:
-        """Without URI and token there is nothing to manage, which is said when it is tried."""
-        answer(server, {"client_id": "c-1"})
-        made = register(server, pem_signer)
-        assert () == made.warnings
-        with pytest.raises(ConfigurationError, match="cannot be read, changed") as caught:
-            keystay.update_client(made, {}, **INSECURE)
-        assert "registration-unmanaged" == caught.value.code
-
-
-SAVED = {
-    "version": 1,
-    "client_id": "c",
-    "registration_endpoint": "https://x.example/reg",
-    "registration_client_uri": None,
-    "registration_access_token": None,
-    "metadata": {},
-}
-
-
-def test_saved_form() -> None:
-    """What `to_json` writes is read back; the token is a Secret again."""
-    assert "c" == keystay.Registration.from_json(json.dumps(SAVED)).client_id
-    short = {n: v for n, v in SAVED.items() if v is not None}
-    assert keystay.Registration.from_json(json.dumps(short)).registration_access_token is None
-    made = keystay.Registration("c", "https://x.example/reg", {}, None, Secret("t-12345678"))
-    assert "t-12345678" == json.loads(made.to_json())["registration_access_token"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "", "[]", "{}", "null", "\xff", '{"version": 2}', "[" * 100_000,
-        json.dumps({**SAVED, "client_id": ""}),
-        json.dumps({**SAVED, "client_id": 1}),
-        json.dumps({**SAVED, "registration_access_token": 1}),
-        json.dumps({**SAVED, "metadata": None}),
-        json.dumps({n: v for n, v in SAVED.items() if n != "registration_endpoint"}),
-    ],
-    ids=[
-        "empty", "list", "nothing", "null", "latin-1", "version", "deep", "no-id", "id-number",
-        "token-number", "no-metadata", "no-endpoint",
-    ],
-)  # fmt: skip
-def test_not_a_saved_form(text: str) -> None:
-    """Anything else is refused with its remedy."""
-    with pytest.raises(ConfigurationError, match="not a saved registration") as caught:
-        keystay.Registration.from_json(text.encode("latin-1"))
-    assert "registration-file-invalid" == caught.value.code
