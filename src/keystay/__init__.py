@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from keystay.custody import Custody as Custody
     from keystay.errors import KeystayError as KeystayError
     from keystay.jwk import JWKSet as JWKSet
+    from keystay.rotation import published_keys as published_keys
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
@@ -55,6 +56,7 @@ _HOMES = {
     "hookimpl": "keystay.backends.hookspecs",
     "load_config": "keystay.config",
     "open_signer": "keystay.signer",
+    "published_keys": "keystay.rotation",
     "read_client": "keystay.tokens.registration",
     "read_client_async": "keystay.tokens.registration",
     "register_client": "keystay.tokens.registration",
