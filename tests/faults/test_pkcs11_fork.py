@@ -175,17 +175,17 @@ def test_pid_is_compared(token: SoftHSM) -> None:
     source = (
         PRELUDE
         + """
-from keystay_pkcs11 import module
+from keystay_pkcs11 import registry
 signer = keystay.open_signer(sys.argv[1])
 check(signer, b"before")
-module.os.register_at_fork  # the hooks are there; here they do nothing
-for m in module._registry.modules.values():
+registry.os.register_at_fork  # the hooks are there; here they do nothing
+for m in registry._registry.modules.values():
     m.after_fork_of_hook, m.after_fork = m.after_fork, lambda: None
 def work():
-    for m in module._registry.modules.values():
+    for m in registry._registry.modules.values():
         m.after_fork = m.after_fork_of_hook
     check(signer, b"child")
-    assert all(m.pid == os.getpid() for m in module._registry.modules.values())
+    assert all(m.pid == os.getpid() for m in registry._registry.modules.values())
 ended_well(fork(work))
 """
     )

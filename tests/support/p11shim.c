@@ -23,7 +23,7 @@ enum {
     INITIALIZE = 0, FINALIZE = 1, GET_INFO = 2, GET_FUNCTION_LIST = 3, GET_SLOT_INFO = 5,
     GET_TOKEN_INFO = 6, GET_MECHANISM_INFO = 8, OPEN_SESSION = 12, CLOSE_SESSION = 13,
     CLOSE_ALL_SESSIONS = 14, LOGIN = 18, GET_ATTRIBUTE_VALUE = 24, SIGN = 43,
-    SESSION_COUNT = 0xB1, MAX_LIES = 16,
+    DEVICE_ERROR = 0x30, SESSION_COUNT = 0xB1, MAX_LIES = 16,
 };
 
 static struct list {
@@ -38,7 +38,7 @@ static struct {
 } plan[FUNCTIONS];
 
 static word token_flags_on, token_flags_off, slot_flags_on, mechanism_flags_on;
-static long session_limit = -1, sessions;
+static long session_limit = -1, sessions, broken_slot = -1;
 static const char *vendor;
 static struct { word type; unsigned char value; } lies[MAX_LIES];
 static int lie_count;
@@ -53,6 +53,8 @@ long shim_calls(int function) { return __atomic_load_n(&plan[function].calls, __
 void shim_token_flags(word on, word off) { token_flags_on = on; token_flags_off = off; }
 void shim_hardware(word slot, word mechanism) { slot_flags_on = slot; mechanism_flags_on = mechanism; }
 void shim_session_limit(long limit) { session_limit = limit; }
+long shim_sessions(void) { return __atomic_load_n(&sessions, __ATOMIC_SEQ_CST); }
+void shim_break_slot(long slot) { broken_slot = slot; }
 void shim_vendor(const char *name) { vendor = name ? strdup(name) : NULL; }
 void shim_attribute(word type, int value) {
     if (lie_count < MAX_LIES) {
@@ -127,6 +129,8 @@ static word call(int number, word a, word b, word c, word d, word e, word f, wor
         return 0;
     if (fails(number)) {
         value = plan[number].failure;
+    } else if (number == GET_SLOT_INFO && (long)a == broken_slot) {
+        value = DEVICE_ERROR;
     } else if (number == OPEN_SESSION && session_limit >= 0 &&
                __atomic_load_n(&sessions, __ATOMIC_SEQ_CST) >= session_limit) {
         value = SESSION_COUNT;

@@ -60,6 +60,7 @@ class Shim:
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
         self._library.shim_calls.restype = ctypes.c_long
+        self._library.shim_sessions.restype = ctypes.c_long
 
     def calls(self, function: str) -> int:
         """Return how often a function was called."""
@@ -94,6 +95,14 @@ class Shim:
     def session_limit(self, limit: int) -> None:
         """Let there be no more sessions than that at once."""
         self._library.shim_session_limit(ctypes.c_long(limit))
+
+    def sessions(self) -> int:
+        """Return how many sessions are open."""
+        return int(self._library.shim_sessions())
+
+    def break_slot(self, slot: int) -> None:
+        """Let a slot answer what it is with CKR_DEVICE_ERROR."""
+        self._library.shim_break_slot(ctypes.c_long(slot))
 
     def attribute(self, kind: int, *, value: bool) -> None:
         """Let every object's attribute of that CKA number be that."""

@@ -1,0 +1,184 @@
+"""A token that is down: calls fail at once, with the reason, and one at a time looks again."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import keystay
+from keystay.errors import BackendUnavailableError
+from keystay_pkcs11 import circuit
+from tests.support.p11kit import P11KitServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.p11shim import ShimmedToken
+    from tests.support.softhsm import SoftHSM
+
+CKR_OK, CKR_PIN_INCORRECT = 0, 0xA0
+
+
+@pytest.fixture
+def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
+    """The shimmed token, with a key."""
+    shimmed.token.generate_key("EC:secp256r1", "epic")
+    return shimmed
+
+
+@pytest.fixture
+def remoted(fresh_softhsm: SoftHSM, monkeypatch: pytest.MonkeyPatch) -> Iterator[P11KitServer]:
+    """A token in another process, for one test."""
+    fresh_softhsm.generate_key("EC:secp384r1", "epic")
+    with P11KitServer(fresh_softhsm) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def test_server_gone_for_good(remoted: P11KitServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call fails in no time, and says why, and when the next attempt is."""
+    monkeypatch.setattr(circuit, "_PATIENCE", 0.0)
+    with keystay.open_signer(remoted.key_uri("epic")) as signer:
+        signer.sign(b"before")
+        remoted.stop()
+        with pytest.raises(BackendUnavailableError) as first:
+            signer.sign(b"lost")
+
+        started = time.monotonic()
+        for call in (lambda: signer.sign(b"down"), signer.health):
+            with pytest.raises(BackendUnavailableError, match=r"next attempt is in \d") as caught:
+                call()
+            assert "device-lost" == caught.value.code
+            assert first.value.message in (caught.value.cause or "")
+            assert first.value.hint == caught.value.hint
+            assert first.value.message == str(caught.value.__cause__).partition(" [")[0]
+        assert time.monotonic() - started < 0.4
+
+        remoted.start()
+        time.sleep(max(0.0, started + circuit._SHORTEST - time.monotonic()))
+        signer.sign(b"back")
+        signer.sign(b"and closed")
+
+
+def test_open_circuit_asks_nothing_of_the_device(shimmed: ShimmedToken) -> None:
+    """While it is open no call reaches the module; then one looks, and the others wait for it."""
+    shimmed.run(
+        """
+        import threading, time
+        from keystay_pkcs11 import circuit
+        def down():
+            try:
+                signer.sign(b"down")
+            except errors.BackendUnavailableError as error:
+                return error
+            raise SystemExit("signed")
+        with keystay.open_signer(sys.argv[1]) as signer:
+            signer.sign(b"before")
+            shim.fail("C_Sign", 0x30)
+            assert "CKR_DEVICE_ERROR" in down().message
+            opened_at = time.monotonic()
+            circuit._PATIENCE = 0.0
+            asked = [shim.calls(name) for name in p11shim.FUNCTIONS]
+            while time.monotonic() < opened_at + 0.3:
+                error = down()
+                assert "next attempt is in 0." in error.message, error
+                assert "CKR_DEVICE_ERROR" in error.cause, error
+            assert asked == [shim.calls(name) for name in p11shim.FUNCTIONS]
+
+            circuit._PATIENCE = 1.0
+            signed = shim.calls("C_Sign")
+            found = []
+            threads = [
+                threading.Thread(target=lambda: found.append(down())) for _ in range(8)
+            ]
+            [t.start() for t in threads], [t.join() for t in threads]
+            assert len(found) == 8
+            # One call's two rungs: the third was taken less than 30 s ago.
+            assert shim.calls("C_Sign") == signed + 2, shim.calls("C_Sign") - signed
+            assert shim.calls("C_Finalize") == 1
+
+            shim.fail("C_Sign", 0, 0)
+            made = []
+            threads = [
+                threading.Thread(target=lambda: made.append(signer.sign(b"x"))) for _ in range(8)
+            ]
+            [t.start() for t in threads], [t.join() for t in threads]
+            assert len(made) == 8
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+    assert {CKR_OK} == set(shimmed.logins())
+
+
+def test_pin_errors_do_not_open_it(shimmed: ShimmedToken) -> None:
+    """A refused PIN is its own error each time, tried once, and says nothing of the device."""
+    shimmed.run(
+        """
+        with keystay.open_signer(sys.argv[1]) as signer:
+            signer.sign(b"before")
+            connection = signer._key._token._connection
+            connection.module.cryptoki.logout(connection._holder.handle)
+            shim.fail("C_Login", 0xA0)
+            for _ in range(5):
+                try:
+                    signer.sign(b"refused")
+                except errors.LoginError as error:
+                    assert error.code == "pin-incorrect", error
+                else:
+                    raise SystemExit("signed")
+            assert signer._key._token.circuit.reason is None
+            assert shim.calls("C_Finalize") == 0
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+    assert [CKR_OK, CKR_PIN_INCORRECT] == shimmed.logins()
+
+
+def test_one_token_down_another_up(shimmed: ShimmedToken) -> None:
+    """The circuit is the token's: keys on another token of the module go on."""
+    shimmed.token.add_token("second")
+    shimmed.token.label = "second"
+    shimmed.token.generate_key("EC:secp256r1", "epic")
+    second = shimmed.key_uri("epic")
+    shimmed.run(
+        """
+        first, second = sys.argv[1:]
+        with keystay.open_signer(first) as down, keystay.open_signer(second) as up:
+            down.sign(b"before"), up.sign(b"before")
+            shim.fail("C_Sign", 0x30, 3)
+            try:
+                down.sign(b"lost")
+            except errors.BackendUnavailableError:
+                pass
+            assert down._key._token.circuit.reason is not None
+            up.sign(b"up")
+            down.sign(b"and back")
+        """,
+        second.replace("token=second", "token=keystay-fresh"),
+        second,
+    )
+
+
+def test_forked_child_begins_closed(shimmed: ShimmedToken) -> None:
+    """A child sees for itself."""
+    shimmed.run(
+        """
+        import os
+        with keystay.open_signer(sys.argv[1]) as signer:
+            signer.sign(b"before")
+            shim.fail("C_Sign", 0x30, 3)
+            try:
+                signer.sign(b"lost")
+            except errors.BackendUnavailableError:
+                pass
+            if not (child := os.fork()):
+                os._exit(0 if signer.sign(b"child") else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        """,
+        shimmed.key_uri("epic"),
+    )
