@@ -25,15 +25,18 @@ def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
 
 HELPERS = """
 import threading, time
-def too_late(call, code="backend-timeout", seconds=1.5):
-    started = time.monotonic()
+def too_late(call, code="backend-timeout"):
     try:
         call()
     except errors.BackendUnavailableError as error:
         assert error.code == code, error
-        assert time.monotonic() - started < seconds, time.monotonic() - started
         return error
     raise SystemExit("no timeout")
+def wait_until(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 """
 
 
@@ -45,26 +48,15 @@ def test_hanging_signature(shimmed: ShimmedToken) -> None:
 shim.vendor("Acme")
 with keystay.open_signer(sys.argv[1]) as signer:
     signer.sign(b"warm")
-    opened = shim.calls("C_OpenSession")
-    shim.delay("C_Sign", 2)
-    before = time.monotonic()
-    hung = []
-    thread = threading.Thread(
-        target=lambda: hung.append(too_late(lambda: signer.sign(b"hangs", timeout=0.3)))
-    )
-    thread.start()
-    while shim.calls("C_Sign") < 2:
-        time.sleep(0.01)
-    shim.delay("C_Sign", 0)
+    shim.hang("C_Sign", 1)
+    print(too_late(lambda: signer.sign(b"hangs", timeout=0.3)))
     for _ in range(20):
         signer.sign(b"goes on")
-    thread.join()
-    print(hung[0])
-    assert time.monotonic() - before < 1.5  # it has not returned yet
-    assert signer._key._module.workers.hanging == 1
+    workers = signer._key._module.workers
+    assert workers.hanging == 1
     closed = shim.calls("C_CloseSession")
-    while signer._key._module.workers.hanging:
-        time.sleep(0.01)
+    shim.release()
+    wait_until(lambda: not workers.hanging)
     assert shim.calls("C_CloseSession") == closed + 1
     signer.sign(b"after")
 assert shim.sessions() == 0
@@ -83,12 +75,9 @@ def test_only_session_hangs(shimmed: ShimmedToken) -> None:
         + """
 shim.vendor("Acme")
 with keystay.open_signer(sys.argv[1]) as signer:
-    shim.delay("C_Sign", 2)
+    shim.hang("C_Sign", 1)
     too_late(lambda: signer.sign(b"hangs", timeout=0.3))
-    shim.delay("C_Sign", 0)
-    started = time.monotonic()
     signer.sign(b"goes on")
-    assert time.monotonic() - started < 1
 """,
         shimmed.key_uri("epic", extra="&max-sessions=1"),
     )
@@ -102,19 +91,20 @@ def test_number_that_hang_is_bounded(shimmed: ShimmedToken) -> None:
 shim.vendor("Acme")
 with keystay.open_signer(sys.argv[1]) as signer:
     signer.sign(b"warm")
-    shim.delay("C_Sign", 3)
+    shim.hang("C_Sign")
     threads = [
-        threading.Thread(target=too_late, args=(lambda: signer.sign(b"hangs", timeout=0.5),))
+        threading.Thread(target=too_late, args=(lambda: signer.sign(b"hangs", timeout=0.3),))
         for _ in range(16)
     ]
     [t.start() for t in threads], [t.join() for t in threads]
-    while signer._key._module.workers.hanging < 16:
+    workers = signer._key._module.workers
+    while workers.hanging < 16:
         too_late(lambda: signer.sign(b"hangs", timeout=0.1))
-    print(too_late(lambda: signer.sign(b"refused"), "backend-hangs", 0.5))
+    print(too_late(lambda: signer.sign(b"refused", timeout=60), "backend-hangs"))
     assert threading.active_count() < 30
-    shim.delay("C_Sign", 0)
-    while signer._key._module.workers.hanging:
-        time.sleep(0.05)
+    shim.hang("C_Sign", 0)
+    shim.release()
+    wait_until(lambda: not workers.hanging)
     signer.sign(b"after")
 """,
         shimmed.key_uri("epic", extra="&max-sessions=32"),
@@ -136,16 +126,14 @@ def test_opening_hangs(shimmed: ShimmedToken, function: str) -> None:
         HELPERS
         + f"""
 shim.vendor("Acme")
-shim.delay({function!r}, 20)
+shim.hang({function!r})
 for _ in range(2):
-    started = time.monotonic()
     try:
         keystay.open_signer(sys.argv[1], timeout=0.3)
     except errors.BackendUnavailableError as error:
         print(error)
     else:
         raise SystemExit("opened")
-    assert time.monotonic() - started < 3.5, time.monotonic() - started
 """,
         shimmed.key_uri("epic"),
     )
@@ -158,12 +146,14 @@ def test_login_that_hangs_is_not_repeated(shimmed: ShimmedToken) -> None:
         + """
 shim.vendor("Acme")
 shim.fail("C_Login", 0xA0)
-shim.delay("C_Login", 1.5)
+shim.hang("C_Login")
 too_late(lambda: keystay.open_signer(sys.argv[1], timeout=0.3))
 for _ in range(3):
     too_late(lambda: keystay.open_signer(sys.argv[1], timeout=0.3), "login-unanswered")
 assert shim.calls("C_Login") == 1
-time.sleep(1.5)
+from keystay_pkcs11 import login
+shim.release()
+wait_until(lambda: not login.unanswered)
 for _ in range(3):
     try:
         keystay.open_signer(sys.argv[1])
@@ -193,6 +183,42 @@ with keystay.open_signer(sys.argv[1]) as signer:
     )
 
 
+@pytest.mark.parametrize("vendor", ["Acme", "SoftHSM"])
+def test_event_loop_stays_free(shimmed: ShimmedToken, vendor: str) -> None:
+    """While a signature takes its time, tasks of asyncio and trio run on, and deadlines hold."""
+    shimmed.run(
+        f"""
+        import anyio
+        shim.vendor({vendor!r})
+        with keystay.open_signer(sys.argv[1]) as signer:
+            assertion = keystay.ClientAssertion(client_id="x", signer=signer)
+            async def work():
+                shim.delay("C_Sign", 0.3)
+                beats = 0
+                async def beat():
+                    nonlocal beats
+                    while True:
+                        beats += 1
+                        await anyio.sleep(0.005)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(beat)
+                    await assertion.build_async("https://ehr.example.org/token")
+                    assert beats > 5, beats
+                    shim.hang("C_Sign", 1)
+                    try:
+                        await signer.sign_async(b"message", timeout=0.05)
+                    except errors.BackendTimeoutError:
+                        shim.release()
+                    else:
+                        raise SystemExit("signed")
+                    group.cancel_scope.cancel()
+            for backend in ("asyncio", "trio"):
+                anyio.run(work, backend=backend)
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+
 def test_close_while_a_call_hangs(shimmed: ShimmedToken) -> None:
     """Closing does not wait for it, and neither does the end of the process."""
     shimmed.run(
@@ -200,11 +226,9 @@ def test_close_while_a_call_hangs(shimmed: ShimmedToken) -> None:
         + """
 shim.vendor("Acme")
 signer = keystay.open_signer(sys.argv[1])
-shim.delay("C_Sign", 30)
+shim.hang("C_Sign")
 too_late(lambda: signer.sign(b"hangs", timeout=0.2))
-started = time.monotonic()
 signer.close()
-assert time.monotonic() - started < 5
 """,
         shimmed.key_uri("epic"),
         timeout=20,
@@ -251,9 +275,8 @@ with keystay.open_signer(sys.argv[1]) as signer:
             os._exit(0 if signer.sign(b"child") else 1)
         signer.sign(b"parent")
         ended_well(child)
-    shim.delay("C_Sign", 3)
+    shim.hang("C_Sign", 1)
     too_late(lambda: signer.sign(b"hangs", timeout=0.2))
-    shim.delay("C_Sign", 0)
     if not (child := os.fork()):
         os._exit(0 if signer.sign(b"child") else 1)
     ended_well(child)

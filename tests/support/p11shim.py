@@ -71,6 +71,14 @@ class Shim:
         number = FUNCTIONS.index(function)
         self._library.shim_fail(number, ctypes.c_ulong(value), ctypes.c_long(times))
 
+    def hang(self, function: str, times: int = -1) -> None:
+        """Let a function not return, `times` times or always (-1), until `release`."""
+        self._library.shim_hang(FUNCTIONS.index(function), ctypes.c_long(times))
+
+    def release(self) -> None:
+        """Let every call that hangs go on."""
+        self._library.shim_release()
+
     def delay(self, function: str, seconds: float) -> None:
         """Let a function take longer."""
         microseconds = ctypes.c_long(int(seconds * 1e6))

@@ -166,9 +166,10 @@ class Module:
             self._why = ckr_name(error)
             self._unconfirmed = True
             self._start_alone(deadline, again=True)
+            self._restarted = time.monotonic()
 
     def confirm(self) -> None:
-        """A token of this epoch was reached: a restart, if there was one, has succeeded."""
+        """A token of this epoch was reached: a restart, if there was one, ends only here."""
         if self._unconfirmed:
             self._unconfirmed = False
             self._restarted = time.monotonic()
@@ -314,11 +315,14 @@ class Module:
             BackendUnavailableError: It does not start.
             BackendTimeoutError: Calls under way, or this one, did not return.
         """
+        epoch = self.epoch
 
         def alone() -> None:
             with self.gate.alone(
                 min(deadline.remaining, self._quiet), force=self._remoted
             ) as indeed:
+                if self.epoch != epoch:
+                    return  # somebody else has done it
                 if again:
                     self._end_epoch()
                     self._stale = True
@@ -343,6 +347,8 @@ class Module:
         """Let go of the callers whose calls were inside when the module was started anew."""
         hanging, self.workers = self.workers, Workers(self.path)
         hanging.abandon(lambda: exception_for(CKR_DEVICE_ERROR))
+        # What a login of theirs came to will never be known.
+        unanswered.difference_update([token for token in unanswered if token[0] == self.path])
 
     def _present_tokens(self) -> tuple[list[tuple[TokenFacts, NativeToken]], list[str]]:
         slots, trouble = self.library.readable_slots()
