@@ -147,7 +147,6 @@ def test_remoted(remoted: P11KitServer, scenario: str) -> None:
 
 def test_logins(shimmed: ShimmedToken) -> None:
     """Each process logs in once, with a PIN that is asked for once."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
     shimmed.run(
         """
         import os

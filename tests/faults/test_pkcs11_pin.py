@@ -31,13 +31,6 @@ OPEN = """
 
 
 @pytest.fixture
-def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
-    """The shimmed token, with a key."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
-    return shimmed
-
-
-@pytest.fixture
 def wrong_pin(shimmed: ShimmedToken, tmp_path: Path) -> str:
     """The key's URI with another PIN."""
     path = tmp_path / "wrong-pin"

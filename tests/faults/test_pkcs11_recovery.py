@@ -29,20 +29,13 @@ from tests.support import p11shim
 from tests.support.p11kit import P11KitServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.support.p11shim import ShimmedToken
     from tests.support.softhsm import SoftHSM
 
 CKR_OK = 0
-
-
-@pytest.fixture
-def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
-    """The shimmed token, with a key."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
-    return shimmed
 
 
 ONCE = {
@@ -253,16 +246,6 @@ def test_hanging_call_does_not_stop_the_others(shimmed: ShimmedToken) -> None:
     )
 
 
-@pytest.fixture
-def remoted(fresh_softhsm: SoftHSM, monkeypatch: pytest.MonkeyPatch) -> Iterator[P11KitServer]:
-    """A token in another process, for one test."""
-    fresh_softhsm.generate_key("EC:secp384r1", "epic")
-    with P11KitServer(fresh_softhsm) as server:
-        for name, value in server.env.items():
-            monkeypatch.setenv(name, value)
-        yield server
-
-
 def test_connection_killed(remoted: P11KitServer) -> None:
     """The process that holds the key is killed: the next signature is made by its successor."""
     with keystay.open_signer(remoted.key_uri("epic")) as signer:
@@ -416,6 +399,24 @@ with keystay.open_signer(uri) as one, keystay.open_signer(uri) as two:
         for signer in (one, two):
             verify(signer.public_key, "ES256", b"after", signer.sign(b"after"))
 """
+
+
+def test_search_on_a_lost_session(shimmed: ShimmedToken) -> None:
+    """A search that fails to begin, or to end, is recovered from without a word on stderr."""
+    output = shimmed.run(
+        """
+        import gc
+        with keystay.open_signer(sys.argv[1]) as signer:
+            for function in ("C_FindObjectsInit", "C_FindObjects", "C_FindObjectsFinal"):
+                shim.fail(function, 0xB3, 1)
+                signer.health()
+                shim.fail(function, 0, 0)
+                gc.collect()
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+    assert "" == output
 
 
 def test_sessions_closed_by_others(fresh_softhsm: SoftHSM) -> None:

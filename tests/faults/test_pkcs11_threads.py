@@ -69,17 +69,15 @@ def test_soak_remoted(fresh_softhsm: SoftHSM) -> None:
     assert "verified 1600\n" == done.stdout
 
 
-@pytest.fixture
-def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
-    """The shimmed token, with a key."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
-    return shimmed
+@pytest.mark.parametrize(("vendor", "least"), [("SoftHSM", 7), ("Acme", 5)])
+def test_nothing_is_serialised(shimmed: ShimmedToken, vendor: str, least: int) -> None:
+    """A device that takes 20 ms: eight threads are eight times as fast as one.
 
-
-def test_nothing_is_serialised(shimmed: ShimmedToken) -> None:
-    """A device that takes 20 ms: eight threads are eight times as fast as one."""
+    Called directly as well as through threads of its own, as a maker of hardware is.
+    """
     shimmed.run(
-        """
+        f"""
+        shim.vendor({vendor!r})
         import threading, time
         with keystay.open_signer(sys.argv[1], verify="first") as signer:
             shim.delay("C_Sign", 0.02)
@@ -93,7 +91,7 @@ def test_nothing_is_serialised(shimmed: ShimmedToken) -> None:
                 return threads * count / (time.monotonic() - started)
             measure(8, 1)
             one, eight = measure(1), measure(8)
-            assert eight / one > 7, (one, eight)
+            assert eight / one > {least}, (one, eight)
         """,
         shimmed.key_uri("epic"),
     )

@@ -27,7 +27,7 @@ CUTS = 8
 @pytest.fixture
 def served(shimmed: ShimmedToken, monkeypatch: pytest.MonkeyPatch) -> Iterator[P11KitServer]:
     """A token in another process, behind the shim that notes every login."""
-    shimmed.token.generate_key("EC:secp384r1", "epic")
+    shimmed.token.generate_key("EC:secp384r1", "load", "02")
     with P11KitServer(shimmed.token, provider=str(shimmed.module), env=shimmed.env) as server:
         for name, value in server.env.items():
             monkeypatch.setenv(name, value)
@@ -81,7 +81,7 @@ def test_server_killed_and_restarted(
     served: P11KitServer, shimmed: ShimmedToken, smart_server: SmartTestServer
 ) -> None:
     """Threads sign and fetch tokens: errors only while it is down, and one login per life of it."""
-    with keystay.open_signer(served.key_uri("epic"), timeout=5) as signer:
+    with keystay.open_signer(served.key_uri("load"), timeout=5) as signer:
         smart_server.register(CLIENT_ID, jwks=keystay.JWKSet.from_signers([signer]))
         with (
             keystay.TokenClient(**client_settings(signer, smart_server)) as client,
@@ -117,7 +117,7 @@ def test_connections_killed(
     """
     monkeypatch.setattr(module, "RESTART_INTERVAL", 0.0)
     with (
-        keystay.open_signer(served.key_uri("epic")) as signer,
+        keystay.open_signer(served.key_uri("load")) as signer,
         Load(lambda: signer.sign(b"message"), 8) as load,
     ):
         for _ in range(CUTS):
@@ -132,7 +132,7 @@ def test_connections_killed(
 def test_pin_changed_while_down(served: P11KitServer, shimmed: ShimmedToken) -> None:
     """The token comes back with another PIN: one failed login for all threads, then none."""
     with (
-        keystay.open_signer(served.key_uri("epic"), timeout=5) as signer,
+        keystay.open_signer(served.key_uri("load"), timeout=5) as signer,
         Load(lambda: signer.sign(b"message"), 6) as load,
     ):
         load.wait_for_successes(10)
