@@ -191,6 +191,37 @@ ended_well(fork(work))
     token.run_python(source, token.key_uri("epic"))
 
 
+def test_refused_after_a_fork(shimmed: ShimmedToken) -> None:
+    """With `after_fork = "refuse"` the child is told, at once, and does not touch the module."""
+    shimmed.run(
+        """
+        import os, time
+        settings = {"pkcs11": {"after_fork": "refuse"}}
+        signer = keystay.open_signer(sys.argv[1], backends=settings)
+        signer.sign(b"before")
+
+        def refused(use):
+            try:
+                use()
+            except keystay.errors.BackendUnavailableError as error:
+                return error.code == "fork-unsupported" and "after the fork" in error.hint
+            return False
+
+        if not (child := os.fork()):
+            told = refused(lambda: signer.sign(b"child")) and refused(signer.health)
+            # Another key of the same module is no way round it.
+            told = told and refused(lambda: keystay.open_signer(sys.argv[1], backends=settings))
+            signer.close()
+            os._exit(0 if told else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        signer.sign(b"parent, after the child")
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+    assert [CKR_OK] == shimmed.logins()
+
+
 def test_prefork_workers(token: SoftHSM) -> None:
     """Four workers forked from one parent that signed, as gunicorn does."""
     source = (

@@ -356,11 +356,12 @@ def test_broken_slot(shimmed: ShimmedToken) -> None:
     shimmed.run(
         """
         import pkcs11
+        from keystay_pkcs11 import slots
         uri = sys.argv[1]
         with keystay.open_signer(uri) as signer:
             broken = next(
                 facts.slot_id
-                for facts, _ in signer._key._module._present_tokens()[0]
+                for facts, _ in slots.present_tokens(signer._key._module.library)[0]
                 if facts.label == "second"
             )
         shim.break_slot(int(broken))

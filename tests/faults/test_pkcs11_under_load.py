@@ -93,7 +93,7 @@ def test_server_killed_and_restarted(
             down = time.monotonic()
             served.stop()
             time.sleep(2)
-            served.start(used=True)
+            served.start()
             up = time.monotonic()
             for load in (tokens, signatures):
                 load.wait_for_successes(20)
@@ -138,7 +138,7 @@ def test_pin_changed_while_down(served: P11KitServer, shimmed: ShimmedToken) -> 
         load.wait_for_successes(10)
         served.stop()
         shimmed.token.change_pin()
-        served.start(used=True)
+        served.start()
         until = time.monotonic() + 20
         while sum(isinstance(o.error, LoginError) for o in list(load.outcomes)) < 60:
             assert time.monotonic() < until

@@ -23,7 +23,7 @@ from keystay_aws_kms.algorithms import KEY_SPECS, MAX_RAW_BYTES, SIGNING
 from keystay_aws_kms.calls import Calls
 from keystay_aws_kms.connection import Connection
 from keystay_aws_kms.custody import custody_of
-from keystay_aws_kms.errors import code_of
+from keystay_aws_kms.error_codes import code_of
 from keystay_aws_kms.metadata import KeyMetadata, unreadable
 from keystay_aws_kms.reference import KeyReference
 from keystay_aws_kms.settings import Settings

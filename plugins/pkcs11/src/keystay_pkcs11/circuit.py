@@ -25,7 +25,13 @@ _PART_OF_OUTAGE = 4  # in between: this part of the time since it was lost
 _PATIENCE = 1.0  # seconds that a call waits for the next attempt rather than fail
 # Unavailable, and yet the token answers, or has its own way to say so at once.
 _NOT_DOWN = frozenset(
-    ("session-count", "module-not-thread-safe", "backend-hangs", "login-unanswered")
+    (
+        "session-count",
+        "module-not-thread-safe",
+        "backend-hangs",
+        "login-unanswered",
+        "fork-unsupported",
+    )
 )
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from pkcs11 import TokenFlag
 from pkcs11.exceptions import PKCS11Error, SessionClosed
 
 from keystay.backends import Deadline, Workers
@@ -23,13 +22,14 @@ from keystay.errors import BackendTimeoutError, BackendUnavailableError
 from keystay_pkcs11.custody import computes_here, is_remoted
 from keystay_pkcs11.errors import CKR_DEVICE_ERROR, Place, ckr_name, exception_for, mapped
 from keystay_pkcs11.gate import Gate
-from keystay_pkcs11.library import Library, load
+from keystay_pkcs11.library import load
 from keystay_pkcs11.login import unanswered
-from keystay_pkcs11.selection import TokenFacts
+from keystay_pkcs11.slots import present_tokens
 
 if TYPE_CHECKING:
     from pkcs11 import Token as NativeToken
 
+    from keystay_pkcs11.selection import TokenFacts
     from keystay_pkcs11.token import Token
 
 __all__ = ["RESTART_INTERVAL", "Module"]
@@ -45,6 +45,11 @@ _RETRY_INTERVAL = 0.5  # between attempts to start one that does not run
 _QUIET_SECONDS = 2.0  # that a restart waits for calls under way
 _REMOTED_QUIET_SECONDS = 0.5  # the same, where they may be left behind
 
+# Manufacturers whose module neither notices a fork nor gives the child a connection of its own:
+# what the child says to the device, C_Finalize included, garbles what the parent says.
+# tpm2-pkcs11 keeps one connection to tpm2-abrmd for each C_Initialize.
+_SHARES_CONNECTION = ("tpm2-software",)
+
 
 class Module:
     """One module.
@@ -59,6 +64,7 @@ class Module:
         tokens: Those in use, by label and serial.
         computes_here: Whether it is software that signs in the calling thread: no call hangs.
         workers: Make the calls of any other.
+        refuse_after_fork: Whether a forked child must leave it alone while its parent has it.
 
     Args:
         path: Real path.
@@ -87,6 +93,8 @@ class Module:
         self._remoted = is_remoted(path)
         self._quiet = _REMOTED_QUIET_SECONDS if self._remoted else _QUIET_SECONDS
         self.init_args = init_args
+        self.refuse_after_fork = False
+        self._is_parents = False  # in a forked child that must leave it alone
         self._lock = threading.Lock()
         self._ready = False
         self._ours = False  # nobody else in this process had initialised it
@@ -134,6 +142,14 @@ class Module:
             self.after_fork()
         if self._ready:
             return self.epoch
+        if self._is_parents:
+            raise BackendUnavailableError(
+                f"{self.place} was in use when this process was forked, and cannot be used here.",
+                cause="The module shares its connection to the device with the parent process.",
+                hint="Open the key after the fork (gunicorn: in post_fork), or start processes "
+                "with multiprocessing's spawn.",
+                code="fork-unsupported",
+            )
         with self.locked(self._lock, deadline):
             if not self._ready:
                 wait = self._next_start - time.monotonic()
@@ -211,7 +227,7 @@ class Module:
         Raises:
             PKCS11Error: The slots cannot be listed.
         """
-        return self.call(self._present_tokens, deadline)
+        return self.call(lambda: present_tokens(self.library), deadline)
 
     def call(
         self,
@@ -273,6 +289,7 @@ class Module:
         self._lock = threading.Lock()
         unanswered.clear()
         self._stale = self._stale or self._ready
+        self._is_parents = self._is_parents or (self._ready and self._shares_connection())
         self._end_epoch()
         self._next_start = 0.0
         self._restarted = -RESTART_INTERVAL
@@ -350,18 +367,6 @@ class Module:
         # What a login of theirs came to will never be known.
         unanswered.difference_update([token for token in unanswered if token[0] == self.path])
 
-    def _present_tokens(self) -> tuple[list[tuple[TokenFacts, NativeToken]], list[str]]:
-        slots, trouble = self.library.readable_slots()
-        found = []
-        for slot in slots:
-            try:
-                native = slot.get_token()
-            except PKCS11Error as error:
-                trouble.append(f"slot {slot.slot_id}: {ckr_name(error)}")
-            else:
-                found.append((_facts(native, self.library), native))
-        return found, trouble
-
     def _start(self) -> None:
         """Initialise; nobody else is inside."""
         self._next_start = time.monotonic() + _RETRY_INTERVAL
@@ -382,6 +387,10 @@ class Module:
         self.computes_here = computes_here(self.path, self.library)
         self._ready = True
 
+    def _shares_connection(self) -> bool:
+        made_by = self.library.manufacturer_id.lower()
+        return self.refuse_after_fork or any(word in made_by for word in _SHARES_CONNECTION)
+
     def _end_epoch(self) -> None:
         self._ready = False
         self.epoch += 1
@@ -394,20 +403,3 @@ class Module:
             hint="Check the device, its daemon and its log.",
             code="device-lost",
         )
-
-
-def _facts(token: NativeToken, library: Library) -> TokenFacts:
-    slot = token.slot
-    return TokenFacts(
-        label=token.label,
-        serial=token.serial.decode(errors="replace").rstrip("\0 "),
-        model=token.model,
-        manufacturer=token.manufacturer_id,
-        slot_id=str(slot.slot_id),
-        slot_description=slot.slot_description,
-        slot_manufacturer=slot.manufacturer_id,
-        library_description=library.library_description,
-        library_manufacturer=library.manufacturer_id,
-        library_version="{}.{}".format(*library.library_version),
-        initialized=bool(token.flags & TokenFlag.TOKEN_INITIALIZED),
-    )

@@ -11,6 +11,7 @@ from keystay_pkcs11.module import Module
 
 if TYPE_CHECKING:
     from keystay.backends import Deadline
+    from keystay_pkcs11.settings import Settings
 
 __all__ = ["acquire", "registry_lock", "release"]
 
@@ -55,14 +56,14 @@ def registry_lock() -> threading.Lock:
     return _registry.lock
 
 
-def acquire(path: str, init_args: str | None, deadline: Deadline) -> Module:
-    """The module at `path`, running; `release` must follow.
+def acquire(settings: Settings, deadline: Deadline) -> Module:
+    """The module that the settings name, running; `release` must follow.
 
     Raises:
         ConfigurationError: It cannot be loaded, or runs with other `init_args`.
         BackendUnavailableError: It does not start.
     """
-    real = os.path.realpath(path)
+    real, init_args = os.path.realpath(settings.module), settings.init_args
     with _registry.lock:
         module = _registry.modules.get(real)
         if module is None:
@@ -70,10 +71,11 @@ def acquire(path: str, init_args: str | None, deadline: Deadline) -> Module:
         elif init_args is not None and init_args != module.init_args:
             if module.users:
                 raise ConfigurationError(
-                    f"The module {path} is in use with other init_args.",
+                    f"The module {settings.module} is in use with other init_args.",
                     hint="A module is initialised once in a process: use the same init_args.",
                 )
             module.init_args = init_args
+        module.refuse_after_fork = module.refuse_after_fork or settings.after_fork == "refuse"
         if not module.users and not module.running:
             module.load_again()
         module.users += 1

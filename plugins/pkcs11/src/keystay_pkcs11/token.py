@@ -193,7 +193,7 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
         ConfigurationError: The module cannot be loaded.
         BackendUnavailableError: It does not start, or fails.
     """
-    module = registry.acquire(settings.module, settings.init_args, deadline)
+    module = registry.acquire(settings, deadline)
     try:
         try:
             found, trouble = module.present_tokens(deadline)
