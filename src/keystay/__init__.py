@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keystay.jwk import JWKSet as JWKSet
     from keystay.observers.audit import AuditObserver as AuditObserver
     from keystay.observers.dispatch import Observers as Observers
+    from keystay.rotation import published_keys as published_keys
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
@@ -49,6 +50,7 @@ _HOMES = {
     "hookimpl": "keystay.backends.hookspecs",
     "load_config": "keystay.config",
     "open_signer": "keystay.signer",
+    "published_keys": "keystay.rotation",
     "signatures": "keystay.signatures",
 }
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from tests.support.rotating import Commands, CommandsHere
+from tests.support.rotating import KEYSTAY, Commands, CommandsHere
 
 if TYPE_CHECKING:
     from keystay.testing import SmartTestServer
@@ -124,7 +125,7 @@ class TestPromote:
         publish()
         (run.folder / "new.pem").unlink()
         run("key", "generate", "file:new.pem")
-        assert "rotation-key-changed" == run.error("rotate", "promote", exits=2)["code"]
+        assert "rotation-key-changed" == run.error("rotate", "promote")["code"]
 
 
 class TestWhole:
@@ -362,3 +363,18 @@ class TestJwks:
             state.write_text(whole)
             run("rotate", "abort")
             assert before != httpx.get(publisher.url).content
+
+
+def test_two_start_at_once(run: Commands) -> None:
+    """Two processes make one successor: the second finds what the first has made."""
+    command = [KEYSTAY, "rotate", "start"]
+    both = [
+        subprocess.Popen(
+            command, cwd=run.folder, env=run.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        for _ in range(2)
+    ]
+    outputs = {process.communicate(timeout=60)[0] for process in both}
+    assert [0, 0] == [process.returncode for process in both]
+    assert 1 == len(outputs)
+    assert 2 == len(list(run.folder.glob("*.pem")))

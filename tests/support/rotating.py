@@ -185,11 +185,12 @@ class Load:
             time.sleep(0.01)
 
     def _run(self, number: int) -> None:
-        while not self._over.wait(0.002):
+        while not self._over.wait(0.05):
             try:
                 token = self._client.request_token()
             except BaseException as error:  # noqa: BLE001 - whatever it is, it is a failed request
                 self.errors.append(error)
                 return
-            WATCH.add("an access token", token.value)
+            if not self._counts[number]:  # looking for thousands takes minutes
+                WATCH.add("an access token", token.value)
             self._counts[number] += 1

@@ -128,7 +128,8 @@ def promote(client: str | None, url: str | None, drain: int, force: bool, as_jso
     """
     rotation, url = _rotation(client, url)
     state = rotation.state()
-    if state is not None and state.of("next") is not None and not force:
+    is_due = state is not None and state.of("next") is not None
+    if is_due and not force:
         if url is None:
             raise ConfigurationError(
                 "Where the set is published is not known.",
@@ -138,7 +139,7 @@ def promote(client: str | None, url: str | None, drain: int, force: bool, as_jso
                 code="rotation-url-missing",
             )
         rotation.see(_look(rotation, url))
-    elif force:
+    elif is_due:
         stderr.print(
             "Forced: a server that has not fetched the set since the successor was published "
             "refuses its assertions until it does.",

@@ -67,8 +67,11 @@ def next_step(document: dict[str, Any]) -> str:
     """What comes next, and when."""
     client, left = document["client"], document["seconds_left"]
     soon = words(left or 0)
+    current = next(key["uri"] for key in document["keys"] if key["state"] == "current")
     return {
-        "none": f"No rotation is under way. To begin one: keystay rotate start {client}",
+        "none": f"No rotation is under way. To begin one: keystay rotate start {client}"
+        if current == document["configured_key"]
+        else f'The rotation is done. Into keystay.toml, when convenient: key = "{current}"',
         "making": f"The successor is not made yet. Next: keystay rotate start {client}",
         "publishing": "The successor has not been seen at "
         f"{document['jwks_url'] or 'the JWKS URL (set jwks_url, or give --url)'}. Publish the set, "
@@ -87,6 +90,7 @@ def _document(
 ) -> dict[str, Any]:
     return {
         "client": rotation.name,
+        "configured_key": rotation.keys.client.key,
         "phase": phase,
         "seconds_left": left,
         "jwks_url": url,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from keystay.errors import ConfigurationError, KeystayError
+from keystay.errors import ConfigurationError, KeyChangedError, KeystayError
 from keystay.jwk import public_jwk
 from keystay.publishing.kept_key import KeptKey
 
@@ -84,7 +84,7 @@ def _look(
     held, error = _held(open_key)
     jwk = held or kept
     kid = None if jwk is None else str(jwk["kid"])
-    if error is not None and error.code == "rotation-key-changed":
+    if isinstance(error, KeyChangedError):
         return Finding(kid, state, "differs", "its backend holds another key", error.code)
     if jwk is not None and not publication.holds(jwk):
         if publication.find(str(kid)) is not None:
@@ -101,10 +101,8 @@ def _held(open_key: Callable[[], Signer]) -> tuple[Mapping[str, Any] | None, Key
     try:
         with open_key() as signer:
             return public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm), None
-    except ConfigurationError as error:
-        if error.code != "rotation-key-changed":
-            raise
-        return None, error
+    except ConfigurationError:
+        raise  # that is nobody's outage
     except KeystayError as error:
         return None, error
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.config import Config, open_client_signer
-from keystay.errors import ConfigurationError
+from keystay.errors import ConfigurationError, KeyChangedError
 from keystay.jwk import JWKSet, public_jwk
+from keystay.rotation.publication import is_same_key
 from keystay.rotation.state import PUBLISHED, RotationKey, RotationState
 from keystay.rotation.state_file import StateFile
 
@@ -76,13 +77,10 @@ class ClientKeys:
         signer = open_client_signer(
             self.config, self.name, uri=key.uri, algorithm=key.algorithm, kid=key.kid
         )
-        if (
-            key.jwk is not None
-            and public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm) != key.jwk
-        ):
+        if key.jwk is not None and not is_same_key(public_jwk(signer.public_key), key.jwk):
             uri, kid = key.uri, key.kid
             signer.close()
-            raise ConfigurationError(
+            raise KeyChangedError(
                 f"The key {uri} is not the one that was published as {kid}.",
                 cause="An alias was pointed at another key, or the key was replaced.",
                 hint="Put the former key back, or rotate to this one under a name of its own.",

@@ -12,7 +12,7 @@ from keystay.jwk import JWKSet, thumbprint
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.urls import require_secure
 
-__all__ = ["Publication", "publication_flow"]
+__all__ = ["Publication", "is_same_key", "publication_flow"]
 
 _DIRECTIVE = re.compile(r'([A-Za-z-]+)(?:\s*=\s*"?([0-9]+)"?)?')
 _LONGEST = 365 * 86400

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from keystay.errors import KeystayError
 from keystay.forks import remake_in_children
 from keystay.jwk import public_jwk
+from keystay.rotation.publication import is_same_key
 from keystay.rotation.requirement import PublicationRequirement
 
 if TYPE_CHECKING:
@@ -127,8 +128,12 @@ class RotatingSigner:
         if state is None:
             return self._held.from_configuration
         signer = self.signer
-        jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm)
-        return jwk == state.current.jwk
+        current = state.current
+        return (
+            (signer.kid, signer.algorithm) == (current.kid, current.algorithm)
+            and current.jwk is not None
+            and is_same_key(public_jwk(signer.public_key), current.jwk)
+        )
 
     def _open(self, state: RotationState | None) -> _Held:
         if state is None:

@@ -53,7 +53,8 @@ class StateFile:
             found = self.path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        # The time that a change of its permissions counts for, too.
+        return found.st_ctime_ns, found.st_ino, found.st_size
 
     def read(self) -> RotationState | None:
         """The state; None when no rotation was ever begun.
@@ -74,10 +75,10 @@ class StateFile:
         """
         import filelock
 
+        lock = filelock.FileLock(f"{self.path}.lock", mode=0o644)
         try:
             self.path.parent.mkdir(exist_ok=True)
-            with filelock.FileLock(f"{self.path}.lock", timeout=timeout, mode=0o644):
-                yield
+            lock.acquire(timeout)
         except filelock.Timeout:
             raise ConfigurationError(
                 f"Another process has held {self.path}.lock for more than {timeout:g} s.",
@@ -88,6 +89,10 @@ class StateFile:
             ) from None
         except OSError as error:
             raise self._unwritable(error) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def write(self, state: RotationState) -> None:
         """Replace the state; the caller holds the lock.

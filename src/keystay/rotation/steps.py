@@ -163,7 +163,8 @@ def finish(state: RotationState, now: datetime, *, force: bool = False) -> Rotat
     if left and not force:
         raise RotationError(
             f"The key {retiring.kid} has to stay published for another {words(left)}.",
-            cause=f"Assertions it signed live up to {words(drain)}; servers look up its kid.",
+            cause=f"What it has signed may be under way for {words(drain)} after the promotion, "
+            "and servers look its kid up.",
             hint=f"Repeat keystay rotate finish {state.client} then. If the key is compromised: "
             "--force.",
             code="rotation-draining",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from keystay.errors import ConfigurationError, did_you_mean
@@ -49,7 +49,8 @@ def vendor_of(fhir_base_url: str, name: str | None = None) -> Vendor:
     """The vendor of a FHIR server.
 
     Args:
-        fhir_base_url: Epic's are recognised by their host, or by `/api/FHIR/` in the path.
+        fhir_base_url: Epic's are recognised by their host, and likely ones by `/api/FHIR/` in the
+            path.
         name: What the configuration says; it wins.
 
     Raises:
@@ -64,5 +65,8 @@ def vendor_of(fhir_base_url: str, name: str | None = None) -> Vendor:
             )
         return _VENDORS[name]
     parts = urlsplit(fhir_base_url)
-    is_epic = f".{parts.hostname}".endswith(_EPIC_HOSTS) or _EPIC_PATH in f"{parts.path}/".lower()
-    return _VENDORS["epic" if is_epic else "other"]
+    if f".{parts.hostname}".endswith(_EPIC_HOSTS):
+        return _VENDORS["epic"]
+    # Others may have that path as well: what Epic never does is not to be counted on then.
+    is_likely = _EPIC_PATH in f"{parts.path}/".lower()
+    return replace(_VENDORS["epic"], keeps_longer=True) if is_likely else _OTHER

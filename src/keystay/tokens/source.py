@@ -191,6 +191,7 @@ class TokenSource:
             return self._witness.request(flow, assertion.signer)
 
         if signer is not None:
+            yield from self.signers.check(signer)
             return (yield from ask(self._assertion_for(signer=signer)))
         if self.signers.is_stale:
             yield Call(self.signers.refresh, is_left=True)
