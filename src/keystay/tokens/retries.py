@@ -75,7 +75,7 @@ def persistent(
     attempt: Callable[[], Flow[T]],
     budgets: RetryBudgets,
     deadline: Deadline,
-    tell: Callable[[KeystayError, int, float], None],
+    tell: Callable[[KeystayError, int, float], object] = lambda error, attempt, pause: None,
 ) -> Flow[T]:
     """What an attempt returns, tried again where that is right, all by one deadline.
 

@@ -49,7 +49,11 @@ class ServerClock:
     """
 
     def __init__(
-        self, *, lifetime: int, corrects: bool, tell: Callable[[float, bool], None]
+        self,
+        *,
+        lifetime: int,
+        corrects: bool,
+        tell: Callable[[float, bool], object] = lambda offset, corrected: None,
     ) -> None:
         self._corrects, self._tell = corrects, tell
         # The server refuses an exp that is past, and one that is more than MAX_LIFETIME ahead.
