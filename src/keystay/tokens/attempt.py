@@ -49,10 +49,10 @@ class Attempt:
             if self._is_over:
                 return
             self.token, self.error, self._is_over = token, error, True
-            threads, loops = self._threads, self._loops
+            threads, loops = [*self._threads], [*self._loops.values()]
         for release in threads:
             release()
-        for schedule, event in loops.values():
+        for schedule, event in loops:
             with suppress(RuntimeError):  # that loop has ended, and all its tasks
                 schedule(event.set)
 
@@ -94,9 +94,10 @@ class Attempt:
             with anyio.move_on_after(seconds):
                 await event.wait()
         finally:
-            if not self._is_over:
-                with self._lock:
-                    self._loops.pop(loop, None)
+            with self._lock:
+                is_over = self._is_over
+                self._loops.pop(loop, None)
+            if not is_over:
                 event.set()
         return self._is_over
 
