@@ -25,11 +25,20 @@ if TYPE_CHECKING:
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
+    from keystay.smart.registration import Registration as Registration
     from keystay.tokens.access_token import AccessToken as AccessToken
     from keystay.tokens.async_client import AsyncTokenClient as AsyncTokenClient
     from keystay.tokens.client import TokenClient as TokenClient
     from keystay.tokens.client import discover as discover
     from keystay.tokens.file_store import FileTokenStore as FileTokenStore
+    from keystay.tokens.registration import delete_client as delete_client
+    from keystay.tokens.registration import delete_client_async as delete_client_async
+    from keystay.tokens.registration import read_client as read_client
+    from keystay.tokens.registration import read_client_async as read_client_async
+    from keystay.tokens.registration import register_client as register_client
+    from keystay.tokens.registration import register_client_async as register_client_async
+    from keystay.tokens.registration import update_client as update_client
+    from keystay.tokens.registration import update_client_async as update_client_async
 
 _HOMES = {
     "AccessToken": "keystay.tokens.access_token",
@@ -42,16 +51,25 @@ _HOMES = {
     "JWKSet": "keystay.jwk",
     "KeystayError": "keystay.errors",
     "Observers": "keystay.observers.dispatch",
+    "Registration": "keystay.smart.registration",
     "Signer": "keystay.signer",
     "SmartConfiguration": "keystay.smart.discovery",
     "TokenClient": "keystay.tokens.client",
+    "delete_client": "keystay.tokens.registration",
+    "delete_client_async": "keystay.tokens.registration",
     "discover": "keystay.tokens.client",
     "errors": "keystay.errors",
     "hookimpl": "keystay.backends.hookspecs",
     "load_config": "keystay.config",
     "open_signer": "keystay.signer",
     "published_keys": "keystay.rotation",
+    "read_client": "keystay.tokens.registration",
+    "read_client_async": "keystay.tokens.registration",
+    "register_client": "keystay.tokens.registration",
+    "register_client_async": "keystay.tokens.registration",
     "signatures": "keystay.signatures",
+    "update_client": "keystay.tokens.registration",
+    "update_client_async": "keystay.tokens.registration",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605

@@ -33,6 +33,9 @@ The hierarchy:
     ├─ NetworkError                  no usable HTTP answer
     │  └─ NetworkTimeoutError        not within the deadline
     ├─ RateBudgetError               the client's own limit on token requests
+    ├─ RegistrationError             the server refused to register, or to change, a client
+    │  ├─ RegistrationServerError    it failed (HTTP 5xx)
+    │  └─ RegistrationResponseError  it said yes, in a way that cannot be used
     └─ TokenError                    about the token exchange
        ├─ TokenRefusedError          the authorization server said no
        │  └─ TokenServerError        it failed (HTTP 5xx)
@@ -68,6 +71,9 @@ __all__ = [
     "ObserverError",
     "PolicyError",
     "RateBudgetError",
+    "RegistrationError",
+    "RegistrationResponseError",
+    "RegistrationServerError",
     "RotationError",
     "SecretError",
     "SignatureInvalidError",
@@ -356,6 +362,57 @@ class RateBudgetError(KeystayError):
     ) -> None:
         super().__init__(message, cause=cause, hint=hint, code=code)
         self.retry_after = retry_after
+
+
+class RegistrationError(KeystayError):
+    """The registration endpoint refused (RFC 7591 §3.2.2, RFC 7592 §2).
+
+    Attributes:
+        status: HTTP status.
+        error: The server's `error` code, such as `invalid_client_metadata`; empty when it sent
+            none.
+        error_description: As sent, or None.
+        correlation_id: The server's own id of this exchange, for its support desk.
+    """
+
+    code = "registration-refused"
+    exit_code = 5
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        error: str = "",
+        error_description: str | None = None,
+        correlation_id: str | None = None,
+        **explanation: str | None,
+    ) -> None:
+        super().__init__(message, **explanation)
+        self.status = status
+        self.error = error
+        self.error_description = error_description
+        self.correlation_id = correlation_id
+
+    def to_dict(self) -> dict[str, object]:
+        """As `KeystayError.to_dict`, with what the server said."""
+        names = ("status", "error", "error_description", "correlation_id")
+        said = {name: getattr(self, name) for name in names}
+        return super().to_dict() | {name: value for name, value in said.items() if value}
+
+
+class RegistrationServerError(RegistrationError):
+    """The registration endpoint, or a gateway before it, failed (HTTP 5xx)."""
+
+    code = "registration-server-error"
+    exit_code = 4
+
+
+class RegistrationResponseError(RegistrationError):
+    """The registration response is not one that can be used."""
+
+    code = "registration-response-invalid"
+    exit_code = 4
 
 
 class TokenError(KeystayError):

@@ -16,7 +16,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from keystay.testing import AuthorizationServer, FHIRServer, Reply, Request
+from keystay.testing import (
+    AuthorizationServer,
+    FHIRServer,
+    RegistrationServer,
+    Reply,
+    Request,
+)
 from keystay.testing.loopback import LoopbackServer
 
 HERE = Path(__file__).parent
@@ -25,6 +31,7 @@ CLIENT_ID = "nightly-export"
 ORIGIN = "https://ehr.example.org"
 JWKS_PATH = "/.well-known/jwks.json"  # of https://keys.example.org
 PIN = "493827"
+INITIAL_TOKEN = "initial-access-token-0123456789"
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
 KEY = f"pkcs11:token=prod;object=epic?module-path={LIBRARY}&pin-source=file:/run/secrets/pin"
 CONFIG = f"""\
@@ -114,6 +121,9 @@ def scenery(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pin = directory / "secrets" / "pin"
     pin.touch(0o600)
     pin.write_text(f"{PIN}\n")
+    initial = directory / "secrets" / "initial-token"
+    initial.touch(0o600)
+    initial.write_text(f"{INITIAL_TOKEN}\n")
 
     checked(
         stage.run(
@@ -160,12 +170,19 @@ def stage(scenery: Path, tmp_path: Path) -> Iterator[Stage]:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(directory / "ca.pem", directory / "ca.key")
     authorization = AuthorizationServer(f"{ORIGIN}/oauth2/token")
-    fhir = FHIRServer(f"{ORIGIN}/fhir/r4", authorization)
+    registration = RegistrationServer(
+        f"{ORIGIN}/oauth2/register", authorization, initial_access_token=INITIAL_TOKEN
+    )
+    fhir = FHIRServer(
+        f"{ORIGIN}/fhir/r4", authorization, registration_endpoint=registration.endpoint
+    )
 
     def handle(request: Request) -> Reply:
         if request.path == JWKS_PATH:
             document = json.loads((directory / "work" / "jwks.json").read_text())
             return Reply.json(document, headers={"Cache-Control": "max-age=2"})
+        if registration.answers(request.path):
+            return registration.handle(request)
         if request.path != "/oauth2/token":
             return fhir.handle(request)
         jwks = json.loads((directory / "work" / "jwks.json").read_text())

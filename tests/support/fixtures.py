@@ -116,7 +116,17 @@ def smart_server() -> Iterator[SmartTestServer]:
 
 
 def watch_exchanges(server: SmartTestServer) -> None:
-    """Add the assertions that a server receives and the tokens that it grants to the watch."""
+    """Add the assertions that a server receives and the tokens that it issues to the watch."""
+    register = server.registration_server.handle
+
+    def watched_registration(request: Request) -> Reply:
+        reply = register(request)
+        if reply.status in (200, 201):
+            token = msgspec.json.decode(reply.body)["registration_access_token"]
+            WATCH.add("a management token", token)
+        return reply
+
+    setattr(server.registration_server, "handle", watched_registration)  # noqa: B010
     handle = server.authorization_server.handle
 
     def watched(request: Request) -> Reply:

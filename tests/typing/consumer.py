@@ -81,11 +81,24 @@ async def asynchronous(signer: keystay.Signer) -> None:
         assert_type(await client.token(), keystay.AccessToken)
 
 
+def registration(signer: keystay.Signer) -> None:
+    """A client's life at the server."""
+    made = keystay.register_client(
+        "https://ehr.example.org/fhir/r4", keys=[signer], initial_token="env:TOKEN"
+    )
+    assert_type(made, keystay.Registration)
+    assert_type(made.client_id, str)
+    assert_type([str(difference) for difference in made.differences], list[str])
+    assert_type(keystay.update_client(made, {"scope": "system/*.rs"}), keystay.Registration)
+    keystay.delete_client(made)
+
+
 def mistakes(signer: keystay.Signer) -> None:
     """What the types find."""
     signer.sign("text")  # type: ignore[arg-type]
     keystay.open_signer("file:client.pem", verify="never")  # type: ignore[arg-type]
     keystay.ClientAssertion(client_id="me")  # type: ignore[call-arg]
+    keystay.register_client("https://ehr.example.org")  # type: ignore[call-arg]
     keystay.no_such_name  # type: ignore[attr-defined]  # noqa: B018
 
 

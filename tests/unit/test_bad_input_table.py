@@ -109,7 +109,27 @@ CASES: dict[str, Case] = {
         "config-key-unknown", "kennwort", f'{CLIENT}kennwort = "{SECRET}"\n'
     ),
     "toml-missing-key": toml(
-        "config-key-missing", "'client_id' is missing", f'[clients.a]\nfhir_base_url = "{BASE}"\n'
+        "config-key-missing", "'key' is missing", f'[clients.a]\nfhir_base_url = "{BASE}"\n'
+    ),
+    "toml-not-registered": toml(
+        "client-unregistered",
+        "no client_id",
+        CLIENT.replace('client_id = "id"\n', ""),
+        arguments=TOKEN,
+    ),
+    "toml-scope-letters": toml(
+        "scope-invalid", ":6: [clients.a] scope", f'{CLIENT}scope = "system/Patient.sr"\n'
+    ),
+    "toml-scope-style": toml(
+        "config-value-invalid", ":6: [clients.a] scope_style", f'{CLIENT}scope_style = "v3"\n'
+    ),
+    "toml-scope-style-inexact": toml(
+        "scope-not-expressible",
+        ":7: [clients.a] scope_style",
+        f'{CLIENT}scope = "system/Patient.r"\nscope_style = "v1"\n',
+    ),
+    "toml-scope-style-undiscovered": toml(
+        "config-value-invalid", ":6: [clients.a] scope_style", f'{CLIENT}scope_style = "auto"\n'
     ),
     "toml-wrong-type": toml("config-value-invalid", ":6: [clients.a] kid", CLIENT + "kid = 7\n"),
     "toml-secret-of-wrong-type": toml(

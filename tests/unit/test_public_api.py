@@ -64,7 +64,7 @@ class TestNames:
         assert {
             "AccessToken", "AsyncTokenClient", "ClientAssertion", "JWKSet", "KeystayError",
             "Signer", "TokenClient", "discover", "hookimpl", "load_config", "open_signer",
-            "signatures",
+            "register_client", "signatures",
         } <= set(keystay.__all__)  # fmt: skip
 
     @pytest.mark.parametrize("name", keystay.__all__)

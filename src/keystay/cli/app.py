@@ -28,8 +28,9 @@ _COMMANDS = {
     "get": "Make one authorised FHIR read.",
     "jwks": "Print the JWK Set to publish, serve it, check it.",
     "key": "Generate, list and show keys where they live.",
-    "store": "Make keys for token stores.",
+    "register": "Register a client with a server; read, change, delete that.",
     "rotate": "Replace a client's key without a failed request.",
+    "store": "Make keys for token stores.",
     "token": "Print an access token.",
 }
 

@@ -36,7 +36,7 @@ def assertion(client: str | None, audience: str | None, decode: bool) -> None:
                 http=config.http,
             ).token_endpoint
         jwt = ClientAssertion(
-            client_id=settings.client_id,
+            client_id=settings.registered_id(),
             signer=signer,
             lifetime=settings.assertion_lifetime,
             jku=settings.jwks_url,

@@ -91,13 +91,18 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
         "client_id",
         partial(
             _require,
-            client.client_id,
+            client.client_id != "",
             "The client_id is empty.",
-            "Use the one registration returned.",
+            "Use the one registration returned; leave it out until then.",
         ),
     )
     yield "key", partial(key_uri.parse, client.key)
     yield "scope", partial(scopes.normalise, client.scope)
+    yield (
+        "scope_style",
+        partial(scopes.require_style, client.scope_style, discovered=client.token_endpoint is None),
+    )
+    yield "scope_style", partial(scopes.convert, client.scope, client.scope_style)
     if client.algorithm is not None:
         yield "algorithm", partial(algorithms.get, client.algorithm)
     if client.kid is not None:

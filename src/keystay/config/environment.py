@@ -17,6 +17,7 @@ _CLIENT_VARIABLES = {
     "KEYSTAY_CLIENT_ID": "client_id",
     "KEYSTAY_KEY": "key",
     "KEYSTAY_SCOPE": "scope",
+    "KEYSTAY_SCOPE_STYLE": "scope_style",
     "KEYSTAY_ALGORITHM": "algorithm",
     "KEYSTAY_KID": "kid",
     "KEYSTAY_JWKS_URL": "jwks_url",
@@ -50,10 +51,12 @@ def client_from(environ: Mapping[str, str]) -> ClientConfig | None:
     if not values:
         return None
     for variable, key in _CLIENT_VARIABLES.items():
-        if key in ("fhir_base_url", "client_id", "key") and not values.get(key):
+        needed = key in ("fhir_base_url", "key") or (key == "client_id" and key in values)
+        if needed and not values.get(key):
             raise ConfigurationError(
                 f"The environment describes a client, and {variable} is not set.",
-                hint="KEYSTAY_FHIR_BASE_URL, KEYSTAY_CLIENT_ID and KEYSTAY_KEY belong together.",
+                hint="KEYSTAY_FHIR_BASE_URL, KEYSTAY_CLIENT_ID and KEYSTAY_KEY belong together; "
+                "only a client that is not registered yet has no KEYSTAY_CLIENT_ID.",
                 code="environment-incomplete",
             )
     if "allow_insecure_loopback" in values:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from keystay.errors import ConfigurationError, did_you_mean
+from keystay.smart.scopes import ScopeStyle
 
 __all__ = ["ClientConfig", "Config", "File", "HttpSettings", "PolicyConfig"]
 
@@ -25,9 +26,11 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
 
     Attributes:
         fhir_base_url: The FHIR server's base URL.
-        client_id: Issued at registration.
+        client_id: Issued at registration; None until then.
         key: Key URI.
         scope: Scopes separated by blanks.
+        scope_style: How `system/` scopes are sent: `as-written`, `v1`, `v2`, or `auto`, as the
+            server advertises.
         algorithm: JWS algorithm; default by key type.
         kid: Default the RFC 7638 thumbprint.
         jwks_url: Sent as `jku`.
@@ -48,9 +51,10 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     """
 
     fhir_base_url: str
-    client_id: str
     key: str
+    client_id: str | None = None
     scope: str = "system/*.rs"
+    scope_style: ScopeStyle = "as-written"
     algorithm: str | None = None
     kid: str | None = None
     jwks_url: str | None = None
@@ -67,6 +71,23 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     store: str | None = None
     store_key: str | None = None
     vendor: str | None = None
+
+    def registered_id(self) -> str:
+        """The client_id.
+
+        Raises:
+            ConfigurationError: There is none yet (`client-unregistered`).
+        """
+        if self.client_id is None:
+            raise ConfigurationError(
+                "The client has no client_id.",
+                cause="It is not registered yet, or what registration returned is not written "
+                "down.",
+                hint="Register it (keystay register, or the vendor's portal), then write "
+                'client_id = "…" into its table of keystay.toml, or set KEYSTAY_CLIENT_ID.',
+                code="client-unregistered",
+            )
+        return self.client_id
 
 
 class HttpSettings(_Table, frozen=True, kw_only=True):

@@ -12,9 +12,10 @@ from keystay.smart.http_times import retry_after
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.urls import require_base, require_secure
 
-__all__ = ["SmartConfiguration", "discovery_flow"]
+__all__ = ["SmartConfiguration", "discovery_flow", "registration_endpoint_of"]
 
 _PATH = "/.well-known/smart-configuration"
+_REGISTRATION = "The discovered registration endpoint"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +110,31 @@ def _registration(
     url = document.get("registration_endpoint")
     if not isinstance(url, str) or not url:
         return None, ()
-    what = "The discovered registration endpoint"
     try:
-        return _endpoint(base, url, what, allow_insecure_loopback), ()
+        return _endpoint(base, url, _REGISTRATION, allow_insecure_loopback), ()
     except DiscoveryError as error:
         return None, (error.message,)
+
+
+def registration_endpoint_of(configuration: SmartConfiguration) -> str:
+    """The registration endpoint a server advertises.
+
+    Raises:
+        DiscoveryError: It advertises none, or one that cannot be used (`registration-not-offered`).
+    """
+    if configuration.registration_endpoint is not None:
+        return configuration.registration_endpoint
+    base = configuration.fhir_base_url
+    unusable = configuration.document.get("registration_endpoint")
+    raise DiscoveryError(
+        f"The SMART configuration of {base} names no registration_endpoint that can be used.",
+        cause=next((w for w in configuration.warnings if w.startswith(_REGISTRATION)), None)
+        if unusable
+        else "The server does not offer dynamic registration, or does not advertise it.",
+        hint="Register in the vendor's portal with the output of keystay jwks; or ask the vendor "
+        "for the registration endpoint and name it.",
+        code="registration-not-offered",
+    )
 
 
 def _no_document(url: str, response: HttpResponse) -> DiscoveryError:

@@ -19,10 +19,10 @@ class HttpRequest:
     """A request to send exactly once, following no redirect.
 
     Attributes:
-        method: `GET` or `POST`.
+        method: `GET`, `POST`, `PUT` or `DELETE`.
         url: Absolute.
         purpose: What it is for, for messages: "the token request".
-        headers: As sent.
+        headers: As sent; not shown in repr, they may hold a token.
         body: As sent; not shown in repr, it may hold an assertion.
         max_bytes: Longest response body accepted.
     """
@@ -30,7 +30,7 @@ class HttpRequest:
     method: str
     url: str
     purpose: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     max_bytes: int = 256 * 1024
 

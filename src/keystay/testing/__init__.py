@@ -14,6 +14,7 @@ from keystay.testing.fhir_server import FHIRServer
 from keystay.testing.messages import Reply, Request
 from keystay.testing.refusals import RequestRefusedError
 from keystay.testing.registered_client import RegisteredClient
+from keystay.testing.registration_server import RegistrationServer
 from keystay.testing.server import SmartTestServer
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "FHIRServer",
     "GrantedToken",
     "RegisteredClient",
+    "RegistrationServer",
     "Reply",
     "Request",
     "RequestRefusedError",

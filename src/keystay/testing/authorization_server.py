@@ -148,6 +148,10 @@ class AuthorizationServer:
         self._clients[client_id] = client
         return client
 
+    def unregister(self, client_id: str) -> None:
+        """Forget a client."""
+        self._clients.pop(client_id, None)
+
     def introspect(self, token: str) -> GrantedToken | None:
         """Return what an access token allows, or None when it is unknown, revoked or expired."""
         granted = self._tokens.get(_fingerprint(token))

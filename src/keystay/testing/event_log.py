@@ -19,8 +19,8 @@ class Event:
     """One request and what became of it.
 
     Attributes:
-        kind: `token`, `fhir`, `discovery`, `document`, `scripted`, `http` or `jwks` (a fetch of a
-            client's set by the authorization server itself).
+        kind: `token`, `registration`, `fhir`, `discovery`, `document`, `scripted`, `http` or
+            `jwks` (a fetch of a client's set by the authorization server itself).
         method: The HTTP method.
         path: The path without its query.
         headers: Request header fields by lower-case name; of credentials, the scheme only.

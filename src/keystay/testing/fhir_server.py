@@ -69,6 +69,7 @@ class FHIRServer:
         authorization_server: Who knows which tokens are good.
         log: Where each request is recorded; the authorization server's when None.
         resources: What to serve, by type and id.
+        registration_endpoint: Advertised when given.
     """
 
     def __init__(
@@ -78,12 +79,14 @@ class FHIRServer:
         *,
         log: EventLog | None = None,
         resources: Mapping[str, Mapping[str, Any]] = RESOURCES,
+        registration_endpoint: str | None = None,
     ) -> None:
         """Serve the resources given."""
         self.base_url = base_url
         self.resources = resources
         self.log = authorization_server.log if log is None else log
         self._authorization_server = authorization_server
+        self._registration_endpoint = registration_endpoint
         self._base_path = urllib.parse.urlsplit(base_url).path
 
     def __repr__(self) -> str:
@@ -93,8 +96,10 @@ class FHIRServer:
     @property
     def smart_configuration(self) -> dict[str, Any]:
         """The SMART configuration (SMART App Launch 2.2.0, "FHIR Authorization Endpoint")."""
+        endpoint = self._registration_endpoint
         return {
             "token_endpoint": self._authorization_server.token_endpoint,
+            **({} if endpoint is None else {"registration_endpoint": endpoint}),
             "token_endpoint_auth_methods_supported": ["private_key_jwt"],
             "token_endpoint_auth_signing_alg_values_supported": list(
                 self._authorization_server.algorithm_names

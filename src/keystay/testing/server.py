@@ -15,6 +15,7 @@ from keystay.testing.fhir_server import FHIRServer
 from keystay.testing.loopback import LoopbackServer
 from keystay.testing.messages import NO_HEADERS, Reply, Request
 from keystay.testing.registered_client import JWKS_MAX_AGE, RegisteredClient
+from keystay.testing.registration_server import RegistrationServer
 
 if TYPE_CHECKING:
     import ssl
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from keystay.jwk import JWKSet
 
 _FHIR_PATH = "/fhir"
+_REGISTRATION_PATH = "/oauth2/register"
 _TOKEN_PATH = "/oauth2/token"  # noqa: S105  (a path)
 
 
@@ -46,11 +48,13 @@ class SmartTestServer:
         extra_scopes: Scopes known besides `system/`, such as a vendor's own.
         error_style: How much an error tells the client.
         correlation_header: A response header that carries an id for each request, or None.
+        initial_access_token: Demanded for dynamic registration when given.
 
     Attributes:
         log: Every request with the precise reason of each refusal.
         authorization_server: The token endpoint; its settings may be changed while it runs.
         fhir_server: The FHIR server.
+        registration_server: The endpoint for dynamic registration.
         origin: Scheme, host and port.
         fhir_base_url: The FHIR base URL.
         token_endpoint: The URL of the token endpoint.
@@ -67,6 +71,7 @@ class SmartTestServer:
         extra_scopes: Iterable[str] = (),
         error_style: ErrorStyle = ErrorStyle.DESCRIBED,
         correlation_header: str | None = None,
+        initial_access_token: str | None = None,
     ) -> None:
         """Bind a free port and serve until closed."""
         self.log = EventLog()
@@ -90,7 +95,16 @@ class SmartTestServer:
             error_style=error_style,
             correlation_header=correlation_header,
         )
-        self.fhir_server = FHIRServer(self.fhir_base_url, self.authorization_server)
+        self.registration_server = RegistrationServer(
+            f"{self.origin}{_REGISTRATION_PATH}",
+            self.authorization_server,
+            initial_access_token=initial_access_token,
+        )
+        self.fhir_server = FHIRServer(
+            self.fhir_base_url,
+            self.authorization_server,
+            registration_endpoint=self.registration_server.endpoint,
+        )
         self._ready.set()
 
     def __repr__(self) -> str:
@@ -175,6 +189,8 @@ class SmartTestServer:
             return scripted
         if request.path == _TOKEN_PATH:
             return self.authorization_server.handle(request)
+        if self.registration_server.answers(request.path):
+            return self.registration_server.handle(request)
         if request.path == _FHIR_PATH or request.path.startswith(f"{_FHIR_PATH}/"):
             return self.fhir_server.handle(request)
         with self._lock:

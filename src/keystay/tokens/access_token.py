@@ -76,7 +76,7 @@ class AccessToken:
 
     @property
     def missing_scopes(self) -> tuple[str, ...]:
-        """Requested scopes that were not granted to the letter."""
+        """Requested scopes that were not granted, in whatever words."""
         return missing_scopes(self.requested_scope, self.scope)
 
     def __repr__(self) -> str:

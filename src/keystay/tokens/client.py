@@ -108,6 +108,8 @@ class TokenClient(_Client):
         client_id: Issued at registration.
         signer: Signs the assertions; stays yours to close.
         scope: Scopes separated by blanks; default `system/*.rs`.
+        scope_style: How `system/` scopes are sent: `as-written` (the default), `v1`, `v2`, or
+            `auto`: the version the server advertises, if it is one only.
         token_endpoint: Skips discovery when given.
         jwks_url: URL of the registered JWK Set; sent as `jku`.
         lifetime: Seconds an assertion lives; at most 300.

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.messages import HttpRequest, HttpResponse
+from keystay.smart.scopes import ScopeStyle, advertised_style, convert
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.actions import BuildAssertion
 from keystay.tokens.clock import now
@@ -45,6 +46,7 @@ class Endpoint:
         allow_insecure_loopback: Allow plain HTTP to this machine.
         lifetime: Seconds a discovered configuration is kept.
         clock: Learns from the answer's Date header.
+        scope_style: How `system/` scopes are sent.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Endpoint:
         allow_insecure_loopback: bool,
         lifetime: float,
         clock: ServerClock,
+        scope_style: ScopeStyle = "as-written",
     ) -> None:
         self._base, self._configured = fhir_base_url, token_endpoint
         self._insecure, self._lifetime = allow_insecure_loopback, lifetime
-        self._clock = clock
+        self._clock, self._scope_style = clock, scope_style
         self._kept: tuple[float, SmartConfiguration] | None = None
 
     def url(self, assertion: ClientAssertion) -> Generator[HttpRequest, HttpResponse, str]:
@@ -68,6 +71,14 @@ class Endpoint:
         configuration = yield from self.configuration()
         _check_algorithm(configuration, assertion)
         return configuration.token_endpoint
+
+    def scope(self, scope: str) -> Generator[HttpRequest, HttpResponse, str]:
+        """Scopes as they are to be sent."""
+        style = self._scope_style
+        if style == "auto":
+            configuration = yield from self.configuration()
+            style = advertised_style(configuration.capabilities)
+        return convert(scope, style)
 
     def configuration(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
         """The SMART configuration, asked for anew once its lifetime is over."""
@@ -123,6 +134,7 @@ def token_flow(
         DiscoveryError, AlgorithmError, NetworkError: Before it came to that.
     """
     url = yield from endpoint.url(assertion)
+    scope = yield from endpoint.scope(scope)
     yield from admit()
     corrected = clock.correction
     jwt: str = yield BuildAssertion(assertion, url)

@@ -7,11 +7,11 @@ ourselves (the kid, the algorithm, the audience, the clocks) is laid beside it.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from keystay.errors import TokenRefusedError, TokenServerError
 from keystay.smart.http_times import retry_after
+from keystay.smart.server_text import correlation_id, readable
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["correlation_id", "refusal"]
 
-_CORRELATION_HEADERS = (
-    "x-correlation-id",
-    "correlation-id",
-    "cerner-correlation-id",
-    "x-request-id",
-    "request-id",
-    "x-amzn-requestid",
-)
-# Begins where a word begins and never backtracks: a long text costs no more than its length.
-_JWT = re.compile(
-    r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+(?:\.[A-Za-z0-9_-]*+)?"
-)
-_MAX_TEXT = 500
 
 _HINTS = {
     "invalid_scope": (
@@ -69,9 +56,9 @@ def refusal(
             explains the refusal.
     """
     body = response.json_object() or {}
-    error = _text(body.get("error")) or ""
-    description = _text(body.get("error_description"))
-    uri = _text(body.get("error_uri"))
+    error = readable(body.get("error")) or ""
+    description = readable(body.get("error_description"))
+    uri = readable(body.get("error_uri"))
     correlation = correlation_id(response)
     said = f"{error}" + (f" ({description})" if description else "") if error else "no error code"
     message = f"The authorization server at {endpoint} answered HTTP {response.status}: {said}."
@@ -93,12 +80,6 @@ def refusal(
         hint=hint,
         code=code,
     )
-
-
-def correlation_id(response: HttpResponse) -> str | None:
-    """The server's own id of this exchange, made safe to show, or None."""
-    headers = response.headers
-    return next((_text(headers[name]) for name in _CORRELATION_HEADERS if name in headers), None)
 
 
 def _explain(
@@ -160,13 +141,3 @@ def _explain_invalid_client(
         f"this server's and active; the server accepts {signer.algorithm}; it expects aud "
         f"{endpoint}. To see what was sent: keystay assertion --decode."
     ).strip()
-
-
-def _text(value: object) -> str | None:
-    """Server text made safe to show: no control characters, no assertion echoed, not endless."""
-    if not isinstance(value, str):
-        return None
-    text = "".join(c if c.isprintable() else " " for c in _JWT.sub("[removed]", value)).strip()
-    if not text:
-        return None
-    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"

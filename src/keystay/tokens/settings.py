@@ -14,6 +14,7 @@ from keystay.tokens.stores import open_store
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
+    from keystay.smart.scopes import ScopeStyle
     from keystay.tokens.signer_source import SignerSource
     from keystay.tokens.store import TokenStore
 
@@ -27,6 +28,7 @@ class ClientSettings(TypedDict, total=False):
     client_id: Required[str]
     signer: Required[Signer | SignerSource]
     scope: str
+    scope_style: ScopeStyle
     token_endpoint: str | None
     jwks_url: str | None
     lifetime: int
@@ -60,8 +62,9 @@ def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
     store = open_store(client, config.base_dir_of(client))
     settings: ClientSettings = {
         "fhir_base_url": client.fhir_base_url,
-        "client_id": client.client_id,
+        "client_id": client.registered_id(),
         "scope": client.scope,
+        "scope_style": client.scope_style,
         "token_endpoint": client.token_endpoint,
         "jwks_url": client.jwks_url,
         "lifetime": client.assertion_lifetime,

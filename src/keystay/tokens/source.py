@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
 from keystay.errors import ConfigurationError, TokenRefusedError
-from keystay.smart.scopes import DEFAULT_SCOPE, normalise
+from keystay.smart.scopes import DEFAULT_SCOPE, normalise, require_style
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
 from keystay.tokens.actions import Call
 from keystay.tokens.flow import Endpoint, token_flow
@@ -98,6 +98,9 @@ class TokenSource:
             allow_insecure_loopback=insecure,
             lifetime=settings.get("discovery_lifetime", 3600.0),
             clock=self.clock,
+            scope_style=require_style(
+                settings.get("scope_style", "as-written"), discovered=token_endpoint is None
+            ),
         )
         self._budget = RateBudget(settings.get("rate_limit"))
         self._retries = RetryBudgets(

@@ -46,6 +46,7 @@ def test_whole_client() -> None:
     """Every variable."""
     environ = ENVIRONMENT | {
         "KEYSTAY_SCOPE": "system/Patient.rs",
+        "KEYSTAY_SCOPE_STYLE": "v1",
         "KEYSTAY_ALGORITHM": "ES384",
         "KEYSTAY_KID": "k",
         "KEYSTAY_JWKS_URL": "https://x.example/jwks",
@@ -57,6 +58,7 @@ def test_whole_client() -> None:
         client_id="abc",
         key="file:client.pem",
         scope="system/Patient.rs",
+        scope_style="v1",
         algorithm="ES384",
         kid="k",
         jwks_url="https://x.example/jwks",
@@ -73,16 +75,37 @@ def test_process_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "abc" == keystay.load_config().client().client_id
 
 
-@pytest.mark.parametrize("missing", ENVIRONMENT)
-@pytest.mark.parametrize("empty", [False, True], ids=["absent", "empty"])
+@pytest.mark.parametrize(
+    ("missing", "empty"),
+    [
+        pytest.param(name, empty, id=f"{'empty' if empty else 'absent'}-{name}")
+        for name in ENVIRONMENT
+        for empty in (False, True)
+        if empty or name != "KEYSTAY_CLIENT_ID"
+    ],
+)
 def test_half_a_client(missing: str, empty: bool) -> None:
-    """One of the three alone is a slip; the missing one is named."""
+    """One of the three alone is a slip; the missing one is named.
+
+    Only the client_id may be absent: what is not registered yet has none.
+    """
     environ = {name: value for name, value in ENVIRONMENT.items() if name != missing}
     if empty:
         environ[missing] = ""
     with pytest.raises(ConfigurationError, match=f"{missing} is not set") as caught:
         keystay.load_config(environ=environ)
     assert "environment-incomplete" == caught.value.code
+
+
+def test_not_registered_yet() -> None:
+    """A client without client_id loads; whoever needs the id is told what to do."""
+    environ = {name: value for name, value in ENVIRONMENT.items() if "CLIENT_ID" not in name}
+    client = keystay.load_config(environ=environ).client()
+    assert client.client_id is None
+    with pytest.raises(ConfigurationError, match="no client_id") as caught:
+        client.registered_id()
+    assert "client-unregistered" == caught.value.code
+    assert "keystay register" in (caught.value.hint or "")
 
 
 MISSPELT = {

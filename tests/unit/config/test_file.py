@@ -32,6 +32,7 @@ fhir_base_url = "https://ehr.example.org/fhir/r4"
 client_id = "abc"
 key = "pkcs11:token=prod;object=epic?pin-source=file:pin"
 scope = "system/Patient.rs"
+scope_style = "v2"
 algorithm = "ES384"
 kid = "k-1"
 jwks_url = "https://x.example/jwks.json"
@@ -96,6 +97,7 @@ def test_every_key(tmp_path: Path) -> None:
             client_id="abc",
             key="pkcs11:token=prod;object=epic?pin-source=file:pin",
             scope="system/Patient.rs",
+            scope_style="v2",
             algorithm="ES384",
             kid="k-1",
             jwks_url="https://x.example/jwks.json",

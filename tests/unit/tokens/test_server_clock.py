@@ -43,7 +43,7 @@ def date(moment: float) -> HttpResponse:
 
 def heard(offset: float, *, lifetime: int = 240, corrects: bool = True) -> ServerClock:
     """A clock that has heard from a server that is so many seconds ahead."""
-    clock = ServerClock(lifetime=lifetime, corrects=corrects)
+    clock = ServerClock(lifetime=lifetime, corrects=corrects, tell=lambda *told: None)
     clock.learn(date(server_clock.time.time() + offset), is_first_hand=True)  # type: ignore[attr-defined]
     return clock
 
@@ -60,7 +60,7 @@ def test_stamps_are_accepted(
     """Up to a day apart, a strict server takes the exp: neither past nor too far ahead."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         machine = Machine(monkeypatch)
-        clock = ServerClock(lifetime=lifetime, corrects=True)
+        clock = ServerClock(lifetime=lifetime, corrects=True, tell=lambda *told: None)
         clock.learn(date(machine.wall - latency + true_offset), is_first_hand=True)
         machine.passes(later)
         exp = int(clock.time()) + lifetime
@@ -126,7 +126,7 @@ def test_step_of_this_machines_clock(machine: Machine) -> None:
 
 def test_the_token_endpoints_word_counts(machine: Machine) -> None:
     """Discovery's is believed until the token endpoint has answered."""
-    clock = ServerClock(lifetime=240, corrects=True)
+    clock = ServerClock(lifetime=240, corrects=True, tell=lambda *told: None)
     assert (None, 0.0) == (clock.offset, clock.correction)
     clock.learn(date(WALL + 600), is_first_hand=False)
     assert 600.0 == clock.offset
