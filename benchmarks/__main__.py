@@ -6,7 +6,17 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("assertion", "pem", "header", "imports", "processes", "renewals", "softhsm", "threads")
+NAMES = (
+    "assertion",
+    "pem",
+    "header",
+    "imports",
+    "hops",
+    "processes",
+    "renewals",
+    "softhsm",
+    "threads",
+)
 
 
 def main() -> int:

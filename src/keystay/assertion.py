@@ -116,18 +116,14 @@ class ClientAssertion:
             timeout=timeout,
             about=_about,
         )
-        return (message + b"." + _encode(signature)).decode("ascii")
+        return _compact(message, signature)
 
     async def build_async(self, audience: str, *, timeout: float | None = None) -> str:
-        """As `build`, in a worker thread, so that the event loop stays free."""
-        import anyio.to_thread
-
-        return await anyio.to_thread.run_sync(
-            partial(self.build, audience, timeout=timeout),
-            abandon_on_cancel=True,
-            # Not anyio's own limiter: all the threads it counts may be waiting for this token.
-            limiter=anyio.CapacityLimiter(1),
+        """As `build`, with the event loop free meanwhile; see `Signer.sign_stamped_async`."""
+        message, signature = await self.signer.sign_stamped_async(
+            partial(self._signing_input, audience), timeout=timeout, about=_about
         )
+        return _compact(message, signature)
 
     def _signing_input(self, audience: str) -> bytes:
         """Header and claims, stamped now. Only the last few members change between calls."""
@@ -174,6 +170,10 @@ def _about(message: bytes) -> dict[str, Any]:
     """What observers are told of an assertion: as `AssertionSigned` has it."""
     claims = decode_unverified(f"{message.decode()}.")[1]
     return {"client_id": claims["iss"], "aud": claims["aud"], "jti": claims["jti"]}
+
+
+def _compact(message: bytes, signature: bytes) -> str:
+    return (message + b"." + _encode(signature)).decode("ascii")
 
 
 def _encode(data: bytes) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
@@ -26,6 +25,7 @@ from keystay.backends.port import (
 )
 from keystay.backends.registry import Registry, default_registry, unexpected
 from keystay.backends.secrets import SecretResolver
+from keystay.backends.workers import Workers
 from keystay.errors import (
     AlgorithmError,
     ConfigurationError,
@@ -57,6 +57,7 @@ Verify = Literal["always", "first"]
 T = TypeVar("T")
 
 _MAX_SESSIONS_REMEMBERED = 1024
+_ASYNC_CALLS = 40  # of one signer at work at once; as many threads, which only sign_async needs
 
 
 def open_signer(
@@ -180,6 +181,7 @@ class Signer:
         self._verify_first = verify == "first" and not description.signs_here
         self._verified: set[tuple[int, str]] = set()
         self._timeout = timeout
+        self._workers = Workers(self._name, most=_ASYNC_CALLS)
         self._closed = False
         self._backend = backend
         self._is_wanted = observers.wants
@@ -240,8 +242,7 @@ class Signer:
         Args:
             message: The bytes to sign; hashed here as the algorithm says.
             algorithm: JWS algorithm; default the signer's.
-            timeout: Seconds; default the signer's. A PKCS#11 call that has begun cannot be
-                interrupted; waiting for one can.
+            timeout: Seconds; default the signer's. A signature that comes later is not used.
 
         Returns:
             The signature in JOSE's encoding: r‖s for ECDSA (64, 96 or 132 bytes), plain octets
@@ -260,12 +261,9 @@ class Signer:
     async def sign_async(
         self, message: bytes, algorithm: str | None = None, *, timeout: float | None = None
     ) -> bytes:
-        """As `sign`, in a worker thread, so that the event loop stays free."""
-        import anyio.to_thread
-
-        return await anyio.to_thread.run_sync(
-            partial(self.sign, message, algorithm, timeout=timeout), abandon_on_cancel=True
-        )
+        """As `sign`, for asyncio and trio; see `sign_stamped_async`."""
+        memoryview(message)
+        return (await self.sign_stamped_async(lambda: message, algorithm, timeout=timeout))[1]
 
     def sign_stamped(
         self,
@@ -293,12 +291,38 @@ class Signer:
         self._check_open()
         chosen = self._algorithm if algorithm is None else self._choose(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        if self._is_wanted(MessageSigned if about is None else AssertionSigned):
+        if self._is_wanted(_event_of(about)):
             sign = partial(self._sign, None, chosen, deadline)
             message, signature, _ = self._witness.watch(sign, stamp, chosen.name, about)
         else:
             message, signature, _ = self._sign(None, chosen, deadline, stamp)
         return message, signature
+
+    async def sign_stamped_async(
+        self,
+        stamp: Callable[[], bytes],
+        algorithm: str | None = None,
+        *,
+        timeout: float | None = None,
+        about: About | None = None,
+    ) -> tuple[bytes, bytes]:
+        """As `sign_stamped`, with the event loop free meanwhile.
+
+        A key whose signature is over sooner than a hop to another thread pays for signs on the
+        loop, after letting others have their turn; any other, and one that observers are told
+        of, in a thread of the signer's own.
+        The wait ends at the deadline, and at once when the task is cancelled.
+        """
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        if self._description.brief and not self._is_wanted(_event_of(about)):
+            import anyio.lowlevel
+
+            await anyio.lowlevel.checkpoint()
+            return self.sign_stamped(stamp, algorithm, timeout=deadline.remaining, about=about)
+        return await self._workers.run_async(
+            lambda: self.sign_stamped(stamp, algorithm, timeout=deadline.remaining, about=about),
+            deadline,
+        )
 
     def sign_digest(
         self, digest: bytes, algorithm: str | None = None, *, timeout: float | None = None
@@ -468,7 +492,8 @@ class Signer:
         return message, self._checked(result, request), result.request_id
 
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
-        """The signature as JOSE has it, from the right key and good; or an error."""
+        """The signature as JOSE has it, in time, from the right key and good; or an error."""
+        request.deadline.check(f"A signature by {self._name}")
         if result.key_id != self._description.key_id:
             raise KeyChangedError(
                 f"The key {self._name} signed as {result.key_id}, "
@@ -519,3 +544,7 @@ class Signer:
 def _enforce(found: Custody, minimum: str, name: str) -> None:
     # A function of its own: inside Signer.__init__ `custody` is the argument.
     custody.enforce(found, minimum, key=name)
+
+
+def _event_of(about: About | None) -> type[MessageSigned | AssertionSigned]:
+    return MessageSigned if about is None else AssertionSigned

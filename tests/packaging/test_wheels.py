@@ -20,7 +20,12 @@ OPTIONAL = {
     "keystay.observers.otel": "opentelemetry",
     "keystay.testing.pytest_plugin": "pytest",
     "keystay.testing.signer_contract": "pytest",
+    "keystay.testing.contract.base": "pytest",
     "keystay.testing.contract.fork": "pytest",
+    "keystay.testing.contract.identity": "pytest",
+    "keystay.testing.contract.lifetime": "pytest",
+    "keystay.testing.contract.secrecy": "pytest",
+    "keystay.testing.contract.signatures": "pytest",
     "keystay.testing.contract.tampering": "pytest",
     "keystay.testing.contract.verifiers": "pytest",
 }
