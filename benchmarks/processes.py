@@ -17,10 +17,9 @@ from collections.abc import Callable, Iterator
 from cryptography.fernet import Fernet
 
 from benchmarks.measure import Goal
-from benchmarks.renewals import ALLOWED, LATENCY, LocalKey, settings
+from benchmarks.renewals import ALLOWED, LATENCY, settings
 from benchmarks.token_server import TokenServer, running
 from keystay import FileTokenStore, TokenClient
-from keystay.signer import Signer
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.clock import now
 from keystay.tokens.store import TokenOwner
@@ -82,8 +81,7 @@ def child(origin: str, folder: str) -> None:
     """One process: asks at the moment it is told, and once more when the token has ended."""
     server = TokenServer(origin)
     store = FileTokenStore(folder, keys=os.environ["STORE_KEY"]) if folder else None
-    signer = Signer(LocalKey(), kid="the same for all")
-    with TokenClient(**(settings(server) | {"signer": signer}), store=store) as client:
+    with TokenClient(**settings(server), store=store) as client:
         client.signer.sign(b"warm")
         print(0.0, flush=True)
         moment = float(sys.stdin.readline())
@@ -98,7 +96,7 @@ def store_costs(folder: str, calls: int) -> None:
     """What the store's calls cost by themselves."""
     store = FileTokenStore(folder, keys=Fernet.generate_key().decode())
     owner = TokenOwner(
-        client_id="x", fhir_base_url="https://x", token_endpoint="", scope="system/*.rs", kid="k"
+        client_id="x", fhir_base_url="https://x", token_endpoint="", scope="system/*.rs"
     )
     token = AccessToken(
         "y" * 600, expires_in=300, scope="s", requested_scope="s", requested_at=now()

@@ -370,7 +370,7 @@ class TestTrouble:
         self, tmp_path: Path, pem_file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A configured store that cannot be used is told before the key is opened."""
-        monkeypatch.setattr("keystay.tokens.settings.open_client_signer", pytest.fail)
+        monkeypatch.setattr("keystay.tokens.settings.RotatingSigner", pytest.fail)
         file = tmp_path / "keystay.toml"
         file.write_text(
             '[clients.x]\nfhir_base_url = "https://x.example/fhir"\nclient_id = "me"\n'

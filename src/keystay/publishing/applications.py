@@ -56,7 +56,7 @@ class Answers:
         try:
             keys = self._source.keys()
         except KeystayError as error:
-            logger.error("no keys to publish: %s", error)
+            logger.error("no keys to publish: %s", error, extra={"event": "nothing-to-publish"})
             return unavailable(method, error)
         return respond(method, keys, if_none_match=if_none_match, max_age=self._max_age)
 

@@ -56,7 +56,11 @@ class KeptKey:
                 return None
             (jwk,) = JWKSet((document["jwk"],))
         except (msgspec.DecodeError, LookupError, TypeError, ValueError, JWKError):
-            logger.warning("%s is not what keystay wrote; reading the key anew", self._path)
+            logger.warning(
+                "%s is not what keystay wrote; reading the key anew",
+                self._path,
+                extra={"event": "kept-key-discarded"},
+            )
             return None
         return jwk
 
@@ -74,4 +78,5 @@ class KeptKey:
                 "starts again, nothing will be published",
                 self._path,
                 error.strerror,
+                extra={"event": "key-not-kept"},
             )

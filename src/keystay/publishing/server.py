@@ -64,7 +64,7 @@ class SetServer(http.server.ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients come and go."""
-        logger.debug("a connection ended early")
+        logger.debug("a connection ended early", extra={"event": "connection-ended"})
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -84,7 +84,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base class's name
         """Requests are no news."""
-        logger.debug("%s " + format, self.address_string(), *args)  # noqa: G003
+        logger.debug(
+            "%s " + format,  # noqa: G003
+            self.address_string(),
+            *args,
+            extra={"event": "jwks-request"},
+        )
 
     def _answer(self) -> None:
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:

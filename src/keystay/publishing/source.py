@@ -100,7 +100,9 @@ class _Client:
         except KeystayError as error:
             if self._from_state is None:
                 raise
-            logger.error("publishing the keys as they were: %s", error)
+            logger.error(
+                "publishing the keys as they were: %s", error, extra={"event": "keys-not-followed"}
+            )
         else:
             self._from_state = None if state is None else state.published().keys
         self._stamp = stamp
@@ -109,7 +111,9 @@ class _Client:
         try:
             jwk = self._read()
         except KeystayError as error:
-            logger.warning("publishing the key as it was kept: %s", error)
+            logger.warning(
+                "publishing the key as it was kept: %s", error, extra={"event": "key-unavailable"}
+            )
             return
         with self._lock:
             self._kept, self._fresh = jwk, True

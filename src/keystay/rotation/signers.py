@@ -92,6 +92,7 @@ class RotatingSigner:
                     "going on with the key %s, the state of the rotation could not be followed: %s",
                     self.signer.kid,
                     error,
+                    extra={"event": "rotation-not-followed"},
                 )
 
     @contextmanager
@@ -143,7 +144,12 @@ class RotatingSigner:
     def _replace(self, new: _Held) -> None:
         with self._lock:
             old, self._held = self._held, new
-        logger.info("signing with the key %s instead of %s", new.signer.kid, old.signer.kid)
+        logger.info(
+            "signing with the key %s instead of %s",
+            new.signer.kid,
+            old.signer.kid,
+            extra={"event": "key-rotated"},
+        )
         self._drop(old)
         if self._closed:
             self._drop(new)
@@ -172,4 +178,9 @@ def _close(signer: Signer) -> None:
     try:
         signer.close()
     except KeystayError as error:
-        logger.warning("the key %s could not be closed: %s", signer.kid, error.message)
+        logger.warning(
+            "the key %s could not be closed: %s",
+            signer.kid,
+            error.message,
+            extra={"event": "key-not-closed"},
+        )

@@ -71,11 +71,15 @@ class RetryBudgets:
         require_tries(self.signer, "signer_retries")
 
 
+def _to_nobody(*told: object) -> None:
+    """Tells nobody."""
+
+
 def persistent(
     attempt: Callable[[], Flow[T]],
     budgets: RetryBudgets,
     deadline: Deadline,
-    tell: Callable[[KeystayError, int, float], None],
+    tell: Callable[[KeystayError, int, float], object] = _to_nobody,
 ) -> Flow[T]:
     """What an attempt returns, tried again where that is right, all by one deadline.
 

@@ -33,6 +33,10 @@ _MOST_CORRECTED = 86400.0
 _FRESH = 86400.0
 
 
+def _to_nobody(*told: object) -> None:
+    """Tells nobody."""
+
+
 class _Reading(NamedTuple):
     at: float
     server: float
@@ -49,7 +53,11 @@ class ServerClock:
     """
 
     def __init__(
-        self, *, lifetime: int, corrects: bool, tell: Callable[[float, bool], None]
+        self,
+        *,
+        lifetime: int,
+        corrects: bool,
+        tell: Callable[[float, bool], object] = _to_nobody,
     ) -> None:
         self._corrects, self._tell = corrects, tell
         # The server refuses an exp that is past, and one that is more than MAX_LIFETIME ahead.

@@ -115,7 +115,6 @@ class TokenSource:
                 fhir_base_url=self.fhir_base_url,
                 token_endpoint=token_endpoint or "",
                 scope=self._scope,
-                kid=self.signer.kid,
             )
             self._shared = SharedToken(store, owner, self.renewal)
 

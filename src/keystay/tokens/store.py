@@ -25,14 +25,12 @@ class TokenOwner(msgspec.Struct, frozen=True, kw_only=True):
         fhir_base_url: At which server.
         token_endpoint: The one configured, or "" when it is discovered.
         scope: The scope asked for.
-        kid: Key id of the key whose assertions it is asked for with.
     """
 
     client_id: str
     fhir_base_url: str
     token_endpoint: str
     scope: str
-    kid: str
 
     @property
     def digest(self) -> str:

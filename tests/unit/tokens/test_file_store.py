@@ -32,7 +32,7 @@ KEY = WATCH.add("a store's key", Fernet.generate_key().decode())
 NEW_KEY = WATCH.add("a store's new key", Fernet.generate_key().decode())
 VALUE = WATCH.add("a stored token", "stored-token-8832610044")
 OWNER = TokenOwner(
-    client_id="me", fhir_base_url="https://x/fhir", token_endpoint="", scope="system/*.rs", kid="k"
+    client_id="me", fhir_base_url="https://x/fhir", token_endpoint="", scope="system/*.rs"
 )
 
 
@@ -102,7 +102,7 @@ class TestKeeping:
             pickle.dumps(store)
 
     def test_owners_are_apart(self, store: FileTokenStore) -> None:
-        """Another client, server, endpoint, scope or key has nothing of it."""
+        """Another client, server, endpoint or scope has nothing of it."""
         store.save(OWNER, token())
         for field in msgspec.structs.fields(OWNER):
             other = msgspec.structs.replace(OWNER, **{field.name: "other"})
@@ -361,7 +361,7 @@ class TestClaim:
             from keystay.tokens.file_store import FileTokenStore
             from keystay.tokens.store import TokenOwner
             owner = TokenOwner(
-                client_id="me", fhir_base_url="", token_endpoint="", scope="", kid=""
+                client_id="me", fhir_base_url="", token_endpoint="", scope=""
             )
             store = FileTokenStore({str(folder)!r}, keys={KEY!r})
             claim = store.claim(owner, 10)
