@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import copy
 import pickle
+import socket
+import subprocess
+import sys
 import time
-from typing import TYPE_CHECKING, Any
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import pytest
 
 import keystay
 from keystay.testing import Reply
+from tests.support.secrets_watch import WATCH
 from tests.support.token_clients import client_settings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from keystay.signer import Signer
     from keystay.testing import SmartTestServer
     from tests.support.client_process import ClientProcess
@@ -170,7 +178,7 @@ def ask(number):
         self,
         client_process: ClientProcess,
         registered: SmartTestServer,
-        tmp_path: Any,
+        tmp_path: Path,
         method: str,
     ) -> None:
         """Forked workers share the parent's token; spawned ones open their own client."""
@@ -180,6 +188,73 @@ def ask(number):
         assert f"{[False] * 6}\n" == done.stdout
         tokens = len(registered.log.of("token"))
         assert tokens == 1 if method == "fork" else 1 <= tokens <= 3
+
+
+class TestGunicorn:
+    """A web server that forks its workers from one process that has loaded the application."""
+
+    APPLICATION = """
+import os
+import httpx, keystay
+client = keystay.TokenClient(
+    fhir_base_url={base!r}, client_id="hospital-etl", scope="system/Patient.rs",
+    signer=keystay.open_signer("file:" + {key!r}), own_signer=True, allow_insecure_loopback=True,
+)
+client.token()  # before the fork
+def application(environ, start_response):
+    if environ["PATH_INFO"] == "/renew":
+        client.invalidate()
+    with httpx.Client(auth=client.auth(), verify=False) as fhir:
+        status = fhir.get({base!r} + "/Patient/123").status_code
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{{os.getpid()}} {{status}}".encode()]
+"""
+
+    @pytest.mark.parametrize("worker", ["sync", "gthread"])
+    def test_prefork(
+        self, registered: SmartTestServer, pem_file: Path, tmp_path: Path, worker: str
+    ) -> None:
+        """Four workers serve with the parent's token, renew it each for itself, and end quietly."""
+        code = self.APPLICATION.format(base=registered.fhir_base_url, key=str(pem_file))
+        (tmp_path / "app.py").write_text(code)
+        listener = socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        command = [
+            sys.executable, "-m", "gunicorn", "--preload",
+            "--workers=4", f"--worker-class={worker}", "--threads=4", "--log-level=error",
+            f"--bind=fd://{listener.fileno()}", "--no-control-socket", "app:application",
+        ]  # fmt: skip
+        with subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            pass_fds=[listener.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as server:
+            try:
+                with ThreadPoolExecutor(16) as pool:
+                    answers = [a.split() for a in pool.map(fetch, [url] * 80)]
+                    served = len(registered.log.of("token"))
+                    renewed = [a.split() for a in pool.map(fetch, [f"{url}/renew"] * 40)]
+            finally:
+                server.terminate()
+                printed, _ = server.communicate(timeout=30)
+                listener.close()
+        assert {"200"} == {status for _, status in answers + renewed}
+        assert len({pid for pid, _ in answers}) > 1
+        assert 1 == served
+        assert 0 == server.returncode
+        assert "Traceback" not in printed
+        WATCH.check(printed, "what gunicorn printed")
+
+
+def fetch(url: str) -> str:
+    """What a worker answers."""
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return str(answer.read().decode())
 
 
 EXITS = {
@@ -247,7 +322,7 @@ def test_closed_in_the_middle_of_a_renewal(client_process: ClientProcess) -> Non
     assert not set(eval(done.stdout)) - {"client-closed", "signer-closed", "network-failed"}
 
 
-def test_use_after_close(registered: SmartTestServer, pem_file: Any) -> None:
+def test_use_after_close(registered: SmartTestServer, pem_file: Path) -> None:
     """A closed client says so at once, every time; the token it kept is still a token."""
     signer = keystay.open_signer(f"file:{pem_file}")
     client = keystay.TokenClient(**client_settings(signer, registered, own_signer=True))

@@ -65,6 +65,34 @@ async def test_cancelled_task_hands_over_to_tasks(
     assert 1 == len(slow.log.of("token"))
 
 
+async def test_cancelled_waiter_costs_nobody_anything(
+    registered: SmartTestServer, pem_signer: Signer
+) -> None:
+    """The first who waits keeps the time for his loop; when he is cancelled the others go on."""
+    registered.script(registered.token_endpoint, [Reply(503, delay=0.4)])
+    settings = client_settings(
+        pem_signer, registered, token_endpoint=registered.token_endpoint, retries=1
+    )
+    found: list[keystay.AccessToken] = []
+    async with keystay.AsyncTokenClient(**settings) as client, anyio.create_task_group() as group:
+
+        async def ask() -> None:
+            found.append(await client.token())
+
+        group.start_soon(ask)
+        while not renewing(client):  # noqa: ASYNC110
+            await anyio.sleep(0.01)
+        for seconds in (0.05, 0.1, 0.15):
+            with anyio.move_on_after(seconds):
+                async with anyio.create_task_group() as cancelled:
+                    for _ in range(5):
+                        cancelled.start_soon(client.token)
+                        group.start_soon(ask)
+        assert [] == found
+    assert (16, 1) == (len(found), len({id(token) for token in found}))
+    assert 1 == len(registered.log.of("token"))
+
+
 async def test_cancelled_task_hands_over_to_threads(
     slow: SmartTestServer, pem_signer: Signer
 ) -> None:
@@ -128,6 +156,7 @@ def test_event_loop_that_stands_still(slow: SmartTestServer, pem_signer: Signer)
         runner = threading.Thread(target=run_a_little)
         runner.start()
         runner.join()
+        slow._scripts.clear()  # its request may not have been sent
         began = time.monotonic()
         with pytest.raises(keystay.errors.NetworkTimeoutError, match="renewal under way"):
             client.token()

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -49,17 +49,22 @@ class Attempt:
             if self._is_over:
                 return
             self.token, self.error, self._is_over = token, error, True
-            threads, loops = self._threads, self._loops
+            threads, loops = [*self._threads], [*self._loops.values()]
         for release in threads:
             release()
-        for schedule, event in loops.values():
+        for schedule, event in loops:
             with suppress(RuntimeError):  # that loop has ended, and all its tasks
                 schedule(event.set)
 
-    def wait(self, seconds: float) -> bool:
-        """Block until it is over; False when it is not, or when this very thread makes it."""
-        if self.thread == threading.get_ident():  # a signal handler, or a call from a coroutine
-            return self._is_over
+    def wait(self, seconds: float) -> bool | None:
+        """Block until it is over.
+
+        Returns:
+            Whether it is; None at once when this very thread makes it, and has been interrupted by
+            a signal handler or calls from a coroutine: waiting would never end.
+        """
+        if self.thread == threading.get_ident():
+            return True if self._is_over else None
         gate = threading.Lock()
         gate.acquire()
         with self._lock:
@@ -69,23 +74,39 @@ class Attempt:
         return gate.acquire(timeout=seconds)
 
     async def wait_async(self, seconds: float) -> bool:
-        """As `wait`, for a task of asyncio or trio."""
+        """As `wait`, for a task of asyncio or trio.
+
+        The first task of a loop sets the timer for all: a thousand timers cost more than the wait.
+        When its time is up, or it is cancelled, they wake and look for themselves.
+        """
         loop, schedule = _running_loop()
         with self._lock:
             if self._is_over:
                 return True
-            _, event = self._loops.setdefault(loop, (schedule, anyio.Event()))
-        with anyio.move_on_after(seconds):
+            known = self._loops.get(loop)
+            event = anyio.Event() if known is None else known[1]
+            if known is None:
+                self._loops[loop] = (schedule, event)
+        if known is not None:
             await event.wait()
+            return self._is_over
+        try:
+            with anyio.move_on_after(seconds):
+                await event.wait()
+        finally:
+            with self._lock:
+                is_over = self._is_over
+                self._loops.pop(loop, None)
+            if not is_over:
+                event.set()
         return self._is_over
 
 
 def _running_loop() -> tuple[object, Schedule]:
     """The event loop of this task, and how any thread has it call a function."""
-    trio: Any = sys.modules.get("trio")
-    if trio is not None:
-        with suppress(RuntimeError):  # not trio's
-            token = trio.lowlevel.current_trio_token()
-            return token, token.run_sync_soon
-    loop = asyncio.get_running_loop()
-    return loop, loop.call_soon_threadsafe
+    with suppress(RuntimeError):  # trio's
+        loop = asyncio.get_running_loop()
+        if asyncio.current_task(loop) is not None:  # else trio is asyncio's guest
+            return loop, loop.call_soon_threadsafe
+    token = sys.modules["trio"].lowlevel.current_trio_token()
+    return token, token.run_sync_soon

@@ -180,6 +180,8 @@ def _granted(
         requested_scope=requested,
         requested_at=at,
     )
+    if token.expired:
+        raise _unusable(response, url, f"its token lives {lifetime:g} s, and took longer to come")
     if token.missing_scopes:
         logger.warning(
             "%s granted scope %r where %r was requested", url, token.scope, token.requested_scope

@@ -109,11 +109,10 @@ class Renewal:
                 return attempt.token
             if attempt.error is not None:
                 raise _again(attempt.error)
-            if is_over:
-                continue  # whoever made it gave up: look again, and perhaps take over
-            if attempt.thread == threading.get_ident():
-                # This thread has interrupted its own attempt: waiting would never end.
+            if is_over is None:  # this thread has interrupted its own attempt
                 return self.adopt((yield from ask(deadline, True)))
+            if is_over or deadline.remaining > 0:
+                continue  # whoever made it gave up: look again, and perhaps take over
             raise NetworkTimeoutError(
                 f"The renewal under way brought no token within {deadline.seconds:g} s.",
                 cause="The server or the key is slow.",

@@ -71,7 +71,7 @@ def configured(
         (tmp_path / "keystay.toml").write_text(
             f'[clients.prod]\nfhir_base_url = "{registered.fhir_base_url}"\n'
             f'client_id = "{CLIENT_ID}"\nkey = "file:{pem_file}"\nscope = "{SCOPE}"\n'
-            f"allow_insecure_loopback = true\n{more}"
+            f"allow_insecure_loopback = true\nretries = 0\n{more}"
         )
 
     write()

@@ -203,6 +203,18 @@ FAULTS: dict[str, tuple[str, str | None, str, str]] = {
     "lifetime-too-long": (
         CLIENT + "assertion_lifetime = 301\n", "5", "config-value-invalid", "between 1 and 300",
     ),
+    "window-whole": (
+        CLIENT + "renewal_window = 1.0\n", "5", "config-value-invalid", "between 0 and 1",
+    ),
+    "window-none": (CLIENT + "renewal_window = 0\n", "5", "config-value-invalid", "0.2 for"),
+    "retries-negative": (CLIENT + "retries = -1\n", "5", "config-value-invalid", "from 0 to 20"),
+    "signer-retries-many": (
+        CLIENT + "signer_retries = 21\n", "5", "config-value-invalid", "signer_retries is not",
+    ),
+    "rate": (CLIENT + 'rate_limit = "5 per minute"\n', "5", "config-value-invalid", '"5/60"'),
+    "correction": (
+        CLIENT + 'clock_correction = "off"\n', "5", "config-value-invalid", "'on', 'warn'",
+    ),
     "timeout-zero": ("[http]\ntimeout = 0\n", "2", "config-value-invalid", "between 0 and 600"),
     "timeout-nan": ("[http]\ntimeout = nan\n", "2", "config-value-invalid", "between 0 and 600"),
     "timeout-inf": ("[http]\ntimeout = inf\n", "2", "config-value-invalid", "between 0 and 600"),

@@ -318,6 +318,12 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "lifetime": ({"lifetime": 301}, ConfigurationError, "lifetime of 301"),
     "claims": ({"extra_claims": {"aud": "x"}}, ConfigurationError, "'aud' is keystay's"),
     "headers": ({"extra_headers": {"alg": "none"}}, ConfigurationError, "'alg' is keystay's"),
+    "window": ({"renewal_window": 1}, ConfigurationError, "between 0 and 1"),
+    "window-nan": ({"renewal_window": float("nan")}, ConfigurationError, "between 0 and 1"),
+    "retries": ({"retries": 1.5}, ConfigurationError, "retries is not a whole number"),
+    "signer-retries": ({"signer_retries": True}, ConfigurationError, "signer_retries is not"),
+    "rate": ({"rate_limit": "5/0"}, ConfigurationError, "requests/seconds"),
+    "correction": ({"clock_correction": "off"}, ConfigurationError, "'off'"),
     "async-client": ({"http": httpx.AsyncClient()}, ConfigurationError, "http is a AsyncClient"),
     "http-dict": ({"http": {"timeout": 5}}, ConfigurationError, "http is a dict"),
     "misspelt": ({"scopes": "system/*.rs"}, TypeError, "Did you mean 'scope'"),
@@ -403,6 +409,48 @@ class TestFromConfig:
             keystay.TokenClient.from_config(config=config)
         with pytest.raises(SignerClosedError):
             opened[0].sign(b"x")
+
+
+class TestShared:
+    """`as_async()`."""
+
+    async def test_closes_what_it_opened(
+        self, registered: SmartTestServer, make_client: MakeClient
+    ) -> None:
+        """The asynchronous half closes its own connections, not the key and not the other half."""
+        client = make_client(registered)
+        async with client.as_async() as shared:
+            assert await shared.token() is client.token()
+            assert client.signer is shared.signer
+            assert (client.client_id, client.fhir_base_url) == (
+                shared.client_id,
+                shared.fhir_base_url,
+            )
+        with pytest.raises(ConfigurationError, match="closed"):
+            await shared.request_token()
+        assert client.request_token().scope == SCOPE
+
+    async def test_invalidation_is_shared(
+        self, registered: SmartTestServer, make_client: MakeClient
+    ) -> None:
+        """A token that one half rejects is dropped for both."""
+        client = make_client(registered)
+        async with client.as_async() as shared:
+            first = client.token()
+            shared.invalidate(first)
+            assert await shared.token() is client.token() is not first
+
+    async def test_own_httpx_client(
+        self, registered: SmartTestServer, make_client: MakeClient
+    ) -> None:
+        """Beside a caller's own httpx.Client the asynchronous one has to be handed in too."""
+        with httpx.Client() as own:
+            client = make_client(registered, http=own)
+            with pytest.raises(ConfigurationError, match=r"your own httpx\.Client") as caught:
+                client.as_async()
+            assert "as_async(http=" in str(caught.value.hint)
+            async with httpx.AsyncClient() as theirs:
+                assert await client.as_async(http=theirs).token() is client.token()
 
 
 def test_environment_proxy_that_cannot_be_used(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,13 @@ def test_unusable_member(ask: Any, changes: dict[str, Any], member: str) -> None
     WATCH.check(f"{caught.value} {caught.value!r} {caught.value.to_dict()}", "the error")
 
 
+def test_token_that_ended_on_its_way(ask: Any) -> None:
+    """A token that takes longer to come than it lives is never handed out."""
+    reply = dataclasses.replace(grant(expires_in=0.2), delay=0.4)
+    with pytest.raises(TokenResponseError, match=r"lives 0\.2 s, and took longer"):
+        ask(reply)
+
+
 def raw(expires_in: bytes) -> Reply:
     """A response with a number that no JSON library would write."""
     return Reply(200, {}, grant().body.replace(b"300", expires_in))
@@ -137,7 +145,7 @@ NOT_OBJECTS = {
 @pytest.mark.parametrize("body", NOT_OBJECTS.values(), ids=NOT_OBJECTS)
 def test_not_a_json_object(ask: Any, body: bytes) -> None:
     """Anything but a JSON object is told as that."""
-    with pytest.raises(TokenResponseError, match="not a JSON object") as caught:
+    with pytest.raises(TokenResponseError, match="not a JSON object|a web page") as caught:
         ask(Reply(200, {"Content-Type": "application/json"}, body))
     assert caught.value.cause
 
