@@ -141,7 +141,11 @@ class TestKeys:
         assert FileTokenStore(folder, keys=[NEW_KEY]).load(OWNER) is not None
         assert store.load(OWNER) is None
 
-    @pytest.mark.parametrize("keys", ["", "short", f"{KEY}x", f"{KEY},nonsense", [], ["ä"]])
+    @pytest.mark.parametrize(
+        "keys",
+        ["", "short", f"{KEY}x", f"{KEY},nonsense", [], ["ä"]],
+        ids=["empty", "short", "too-long", "one-of-two", "none", "not-ascii"],
+    )
     def test_no_key(self, folder: Path, keys: Any) -> None:
         """What is no Fernet key is refused, and not repeated."""
         with pytest.raises(ConfigurationError) as caught:
