@@ -56,7 +56,7 @@ class TestFork:
         self, client_process: ClientProcess, registered: SmartTestServer
     ) -> None:
         """The child does not wait for an attempt whose thread it does not have."""
-        registered.script(registered.token_endpoint, [Reply(500, delay=2.0)])
+        registered.script(registered.token_endpoint, [Reply(500, delay=1.3)])
         done = client_process.run("""
             client = make(token_endpoint=sys.argv[2])
             def renew():

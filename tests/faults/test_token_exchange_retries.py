@@ -286,13 +286,13 @@ class TestRetryAfter:
 def test_storm_without_retry_after(registered: SmartTestServer, make_client: MakeClient) -> None:
     """Without a word of when, tries grow rarer, by all callers together."""
     registered.script(registered.token_endpoint, [Reply(429)] * 1000)
-    options = {"retries": 3, "timeout": 2.0}
+    options = {"retries": 2, "timeout": 3.0}
     client = make_client(registered, token_endpoint=registered.token_endpoint, **options)
-    until = time.monotonic() + 3
+    until = time.monotonic() + 1.5
 
     def ask() -> None:
         while time.monotonic() < until:
-            with pytest.raises(TokenRefusedError):
+            with contextlib.suppress(KeystayError):  # the last may run into its deadline
                 client.token()
             time.sleep(0.005)
 
@@ -301,7 +301,7 @@ def test_storm_without_retry_after(registered: SmartTestServer, make_client: Mak
         thread.start()
     for thread in threads:
         thread.join()
-    assert 3 <= len(registered.log.of("scripted")) <= 13
+    assert 3 <= len(registered.log.of("scripted")) <= 9
 
 
 class BrokenKey(FakeKey):
@@ -380,14 +380,14 @@ class TestRateBudget:
         assert 2 == len(registered.log.of("token"))
 
     def test_waited_for(self, registered: SmartTestServer, make_client: MakeClient) -> None:
-        """A wait that fits the deadline is waited: no span of a second has more than two."""
-        client = make_client(registered, rate_limit="2/1")
+        """A wait that fits the deadline is waited: no span of half a second has more than two."""
+        client = make_client(registered, rate_limit="2/0.5")
         at = []
         for _ in range(5):
             client.request_token()
             at.append(time.monotonic())
-        assert at[2] - at[0] > 0.9
-        assert at[4] - at[2] > 0.9
+        assert at[2] - at[0] > 0.4
+        assert at[4] - at[2] > 0.4
 
     def test_threads_share_it(self, registered: SmartTestServer, make_client: MakeClient) -> None:
         """Ten threads get three requests through, and seven refusals."""
@@ -454,11 +454,11 @@ class TestWhileTheOldTokenIsGood:
         old = client._renewal.header
         registered.script(registered.token_endpoint, [reply] * 50)
         with caplog.at_level(logging.WARNING, "keystay.tokens"):
-            until = time.monotonic() + 2
+            until = time.monotonic() + 1.3
             while time.monotonic() < until:
                 assert old == client.authorization()
                 time.sleep(0.01)
-        assert 2 <= len(registered.log.of("scripted")) <= 4
+        assert 2 <= len(registered.log.of("scripted")) <= 3
         assert "could not be renewed" in caplog.text
         WATCH.check(caplog.text, "the log")
 

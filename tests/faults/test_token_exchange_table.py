@@ -1,6 +1,6 @@
 """Everything an authorization server can do wrong, in one table: each has an error of its own.
 
-With the retries a client has by default, inside its deadline, for threads and for tasks; no secret
+With a retry, inside its deadline, for threads and for tasks; no secret
 in any of them. The files beside this one go into each kind.
 """
 
@@ -103,7 +103,7 @@ async def test_fault(
         if fault.talk is None:
             origin = f"http://127.0.0.1:{port}"
         settings = client_settings(
-            pem_signer, fhir_base_url=origin, token_endpoint=f"{origin}/token", retries=3
+            pem_signer, fhir_base_url=origin, token_endpoint=f"{origin}/token", retries=1
         )
         with keystay.TokenClient(http=http, **settings) as client:
             began = time.monotonic()

@@ -117,6 +117,19 @@ def test_without_a_name(uri: str) -> None:
         store.close()
 
 
+def test_told_to_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_environment: None
+) -> None:
+    """A rotation of such a key asks for --key."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "keystay.toml").write_text(
+        '[clients.etl]\nfhir_base_url = "https://ehr.example.org"\nclient_id = "etl"\n'
+        'key = "awskms:///1234abcd-12ab-34cd-56ef-1234567890ab?region=eu-west-1"\n'
+    )
+    error = CommandsHere(tmp_path).error("rotate", "plan", exits=2)
+    assert ("rotation-key-unnamed", True) == (error["code"], "--key URI" in error["hint"])
+
+
 def test_token_uri(softhsm: SoftHSM) -> None:
     """The token stays, id and label do not; and a URI without a label has no successor."""
     uri = f"pkcs11:token={softhsm.label};object=a%3Bb-20250101;id=%01?{softhsm.query}"

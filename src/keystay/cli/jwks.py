@@ -82,7 +82,13 @@ def print_(client: str | None, out: Path | None) -> None:
 @jwks.command()
 @click.argument("clients", nargs=-1, metavar="[CLIENT]...")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8080, show_default=True, help="0 for any that is free.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="0 for any that is free.",
+)
 @click.option("--path", default=_PATH, show_default=True, help="Where the set is.")
 @click.option(
     "--max-age",

@@ -72,7 +72,8 @@ def next_step(document: dict[str, Any]) -> str:
         "none": f"No rotation is under way. To begin one: keystay rotate start {client}"
         if current == document["configured_key"]
         else f'The rotation is done. Into keystay.toml, when convenient: key = "{current}"',
-        "making": f"The successor is not made yet. Next: keystay rotate start {client}",
+        "making": f"The successor is not made yet. Next: keystay rotate start {client} (with --key "
+        "URI for another)",
         "publishing": "The successor has not been seen at "
         f"{document['jwks_url'] or 'the JWKS URL (set jwks_url, or give --url)'}. Publish the set, "
         f"then: keystay rotate promote {client}",

@@ -73,7 +73,14 @@ def free_uri(stores: Stores, uri: str, now: datetime) -> str:
                 code="rotation-key-unnamed",
             )
         names = [f"{now:%Y%m%d}", *(f"{now:%Y%m%d}-{n}" for n in range(2, _MOST_A_DAY))]
-        candidates = [store.successor_uri(name) for name in names]
+        try:
+            candidates = [store.successor_uri(name) for name in names]
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"The successor of {parse(uri)} cannot be named after it: {error.message}",
+                hint=f"Name it: --key URI. {error.hint or ''}".rstrip(),
+                code="rotation-key-unnamed",
+            ) from error
     for candidate in candidates:
         if not _existing(stores, candidate):
             return candidate
