@@ -145,7 +145,7 @@ NOT_OBJECTS = {
 @pytest.mark.parametrize("body", NOT_OBJECTS.values(), ids=NOT_OBJECTS)
 def test_not_a_json_object(ask: Any, body: bytes) -> None:
     """Anything but a JSON object is told as that."""
-    with pytest.raises(TokenResponseError, match="not a JSON object|a web page") as caught:
+    with pytest.raises(TokenResponseError, match=r"not a JSON object|a web page") as caught:
         ask(Reply(200, {"Content-Type": "application/json"}, body))
     assert caught.value.cause
 
