@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("assertion", "pem", "header", "imports", "renewals", "softhsm", "threads")
+NAMES = ("assertion", "pem", "header", "imports", "renewals", "hops", "softhsm", "threads")
 
 
 def main() -> int:

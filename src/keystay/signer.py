@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
@@ -26,6 +25,7 @@ from keystay.backends.port import (
 )
 from keystay.backends.registry import Registry, default_registry, unexpected
 from keystay.backends.secrets import SecretResolver
+from keystay.backends.workers import Workers
 from keystay.errors import (
     AlgorithmError,
     ConfigurationError,
@@ -53,6 +53,7 @@ Verify = Literal["always", "first"]
 T = TypeVar("T")
 
 _MAX_SESSIONS_REMEMBERED = 1024
+_ASYNC_CALLS = 40  # of one signer at work at once; as many threads, which only sign_async needs
 
 
 def open_signer(
@@ -165,6 +166,7 @@ class Signer:
         self._verify_first = verify == "first" and not description.signs_here
         self._verified: set[tuple[int, str]] = set()
         self._timeout = timeout
+        self._workers = Workers(self._name, most=_ASYNC_CALLS)
         self._closed = False
         if description.signs_here:
             probe = os.urandom(32)
@@ -213,8 +215,7 @@ class Signer:
         Args:
             message: The bytes to sign; hashed here as the algorithm says.
             algorithm: JWS algorithm; default the signer's.
-            timeout: Seconds; default the signer's. A PKCS#11 call that has begun cannot be
-                interrupted; waiting for one can.
+            timeout: Seconds; default the signer's. A signature that comes later is not used.
 
         Returns:
             The signature in JOSE's encoding: r‖s for ECDSA (64, 96 or 132 bytes), plain octets
@@ -233,12 +234,9 @@ class Signer:
     async def sign_async(
         self, message: bytes, algorithm: str | None = None, *, timeout: float | None = None
     ) -> bytes:
-        """As `sign`, in a worker thread, so that the event loop stays free."""
-        import anyio.to_thread
-
-        return await anyio.to_thread.run_sync(
-            partial(self.sign, message, algorithm, timeout=timeout), abandon_on_cancel=True
-        )
+        """As `sign`, for asyncio and trio; see `sign_stamped_async`."""
+        memoryview(message)
+        return (await self.sign_stamped_async(lambda: message, algorithm, timeout=timeout))[1]
 
     def sign_stamped(
         self,
@@ -273,6 +271,29 @@ class Signer:
             raise
         except Exception as error:
             raise unexpected(self._name, error) from error
+
+    async def sign_stamped_async(
+        self,
+        stamp: Callable[[], bytes],
+        algorithm: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[bytes, bytes]:
+        """As `sign_stamped`, with the event loop free meanwhile.
+
+        A key whose signature is over sooner than a hop to another thread pays for signs on the
+        loop, after letting others have their turn; any other in a thread of the signer's own.
+        The wait ends at the deadline, and at once when the task is cancelled.
+        """
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        if self._description.brief:
+            import anyio.lowlevel
+
+            await anyio.lowlevel.checkpoint()
+            return self.sign_stamped(stamp, algorithm, timeout=deadline.remaining)
+        return await self._workers.run_async(
+            lambda: self.sign_stamped(stamp, algorithm, timeout=deadline.remaining), deadline
+        )
 
     def sign_digest(
         self, digest: bytes, algorithm: str | None = None, *, timeout: float | None = None
@@ -417,7 +438,8 @@ class Signer:
         return message, self._checked(key.sign(request), request)
 
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
-        """The signature as JOSE has it, from the right key and good; or an error."""
+        """The signature as JOSE has it, in time, from the right key and good; or an error."""
+        request.deadline.check(f"A signature by {self._name}")
         if result.key_id != self._description.key_id:
             raise KeyChangedError(
                 f"The key {self._name} signed as {result.key_id}, "

@@ -147,7 +147,6 @@ def test_remoted(remoted: P11KitServer, scenario: str) -> None:
 
 def test_logins(shimmed: ShimmedToken) -> None:
     """Each process logs in once, with a PIN that is asked for once."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
     shimmed.run(
         """
         import os
@@ -175,17 +174,17 @@ def test_pid_is_compared(token: SoftHSM) -> None:
     source = (
         PRELUDE
         + """
-from keystay_pkcs11 import module
+from keystay_pkcs11 import registry
 signer = keystay.open_signer(sys.argv[1])
 check(signer, b"before")
-module.os.register_at_fork  # the hooks are there; here they do nothing
-for m in module._registry.modules.values():
+registry.os.register_at_fork  # the hooks are there; here they do nothing
+for m in registry._registry.modules.values():
     m.after_fork_of_hook, m.after_fork = m.after_fork, lambda: None
 def work():
-    for m in module._registry.modules.values():
+    for m in registry._registry.modules.values():
         m.after_fork = m.after_fork_of_hook
     check(signer, b"child")
-    assert all(m.pid == os.getpid() for m in module._registry.modules.values())
+    assert all(m.pid == os.getpid() for m in registry._registry.modules.values())
 ended_well(fork(work))
 """
     )
@@ -194,7 +193,6 @@ ended_well(fork(work))
 
 def test_refused_after_a_fork(shimmed: ShimmedToken) -> None:
     """With `after_fork = "refuse"` the child is told, at once, and does not touch the module."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
     shimmed.run(
         """
         import os, time

@@ -20,7 +20,7 @@ from tests.support.missing import fail_missing, require_program
 from tests.support.softhsm import list_tokens, run_pkcs11_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from tests.support.softhsm import SoftHSM
@@ -39,11 +39,21 @@ class P11KitServer:
         token: The token that is served.
     """
 
-    def __init__(self, token: SoftHSM) -> None:
-        """Start to serve the token."""
+    def __init__(
+        self, token: SoftHSM, *, provider: str | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start to serve the token.
+
+        Args:
+            token: The token.
+            provider: The PKCS#11 library that shows it; default the token's own.
+            env: What that library wants in its environment besides the token's.
+        """
         require_program("p11-kit", "p11-kit")
         self.client_module = find_client_module()
         self.token = token
+        self._provider = provider or token.module
+        self._provider_env = {**token.env, **(env or {})}
         # A Unix socket's path has at most 107 bytes, so not below pytest's temporary folder.
         self._directory = Path(tempfile.mkdtemp(prefix="p11-"))
         self._socket = self._directory / "s"
@@ -79,10 +89,10 @@ class P11KitServer:
         """Start the server and wait until it listens."""
         self._process = subprocess.Popen(
             [
-                "p11-kit", "server", "--foreground", "--provider", self.token.module,
+                "p11-kit", "server", "--foreground", "--provider", self._provider,
                 "--name", str(self._socket), f"pkcs11:token={self.token.label}",
             ],
-            env={**os.environ, **self.token.env},
+            env={**os.environ, **self._provider_env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -95,7 +105,9 @@ class P11KitServer:
         until = time.monotonic() + _START_TIMEOUT
         while not condition():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"p11-kit server did not start: {self._process.poll()}")
+                raise AssertionError(
+                    f"p11-kit server did not do as it should: {self._process.poll()}"
+                )
             time.sleep(0.01)
 
     def _listens(self) -> bool:
@@ -118,6 +130,7 @@ class P11KitServer:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._wait_for(lambda: not any(_is_alive(str(pid)) for pid in found))
         return len(found)
 
     def stop(self) -> None:

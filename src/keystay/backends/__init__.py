@@ -20,6 +20,7 @@ from keystay.backends.port import (
     SignRequest,
 )
 from keystay.backends.secrets import Secret, SecretResolver
+from keystay.backends.workers import Workers
 
 __all__ = [
     "API_VERSION",
@@ -37,5 +38,6 @@ __all__ = [
     "SecretResolver",
     "SignRequest",
     "SigningKey",
+    "Workers",
     "hookimpl",
 ]

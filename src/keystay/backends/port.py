@@ -141,6 +141,9 @@ class KeyDescription:
             this process (a PEM key). The core then verifies one when it opens the key, not each.
         algorithm_hint: What to do when another algorithm is asked for than the key can do here,
             in the backend's own words; None for a general remedy.
+        brief: A signature takes less than a hop to another thread and back is worth, 0.3 ms or
+            so, and cannot wait for anything: computed here, as a PEM key's on a curve. It is then
+            made on the event loop itself, every other in a thread.
     """
 
     public_key: PublicKeyTypes
@@ -150,6 +153,7 @@ class KeyDescription:
     custody: Custody
     signs_here: bool = False
     algorithm_hint: str | None = None
+    brief: bool = False
 
 
 class SigningKey(Protocol):

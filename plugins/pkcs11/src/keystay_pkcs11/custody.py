@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pkcs11 import Token
     from pkcs11._pkcs11 import lib
 
-__all__ = ["SOFTWARE", "Evidence", "gather", "judge"]
+__all__ = ["SOFTWARE", "Evidence", "computes_here", "gather", "is_remoted", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,17 @@ SOFTWARE = (
 """Software that signs in the process that loads it."""
 
 _REMOTING = "p11-kit-client"
+
+
+def computes_here(module: str, library: lib) -> bool:
+    """Whether a module is known to be software that signs in the thread that calls it.
+
+    Args:
+        module: Its real path.
+        library: python-pkcs11's library.
+    """
+    words = f"{library.library_description}\n{library.manufacturer_id}".lower()
+    return not is_remoted(module) and any(s.word in words for s in SOFTWARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +142,7 @@ def judge(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
         attributes: What the token says of the key (`sensitive`, …); facts only.
     """
     software = next((s for s in SOFTWARE if s.word in evidence.words), None)
-    remoted = PurePath(evidence.module).name.startswith(_REMOTING)
+    remoted = is_remoted(evidence.module)
     name = software.name if software else ""
     facts = {
         key: Fact(value, "reported") for key, value in {**evidence.facts, **attributes}.items()
@@ -151,3 +162,8 @@ def judge(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
         "CKF_HW on the mechanism, nor remoting."
     )
     return Custody("in-process", "reported", reason, facts)
+
+
+def is_remoted(module: str) -> bool:
+    """Whether a module is p11-kit's remoting client, by its path."""
+    return PurePath(module).name.startswith(_REMOTING)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pkcs11 import Attribute, ObjectClass
+from pkcs11 import Attribute, ObjectClass, _pkcs11
+from pkcs11.exceptions import PKCS11Error
 from pkcs11.mechanisms import KeyType
 
 from keystay.errors import KeyAmbiguousError, KeyNotFoundError, KeyUnusableError
@@ -26,6 +28,7 @@ __all__ = ["KeyQuery", "PrivateKey", "find", "find_all", "public_key_of"]
 
 _SIGNING_TYPES = (KeyType.RSA, KeyType.EC, KeyType.EC_EDWARDS)
 _MOST_LISTED = 20
+_SEARCH_BATCH = 10
 # What the token says of a key, and how reports call it.
 _FLAGS = {
     "sensitive": Attribute.SENSITIVE,
@@ -181,9 +184,19 @@ _SOURCES: Sequence[tuple[ObjectClass, Callable[[Object], PublicKeyTypes | None]]
 )
 
 
+class _Search(_pkcs11.SearchIter):  # type: ignore[name-defined,misc]
+    """python-pkcs11's search, without its complaints from `__del__` after the token was lost."""
+
+    def _finalize(self, silent: bool = False) -> None:
+        # What was found is known by now, and what was lost the next call tells.
+        with suppress(PKCS11Error):
+            super()._finalize(silent)
+
+
 def _objects(session: Session, template: dict[Attribute, Any]) -> Iterator[Object]:
     # A list first: a session has one search at a time, and the caller may start another.
-    return iter(list(session.native.get_objects(template)))
+    with _Search(session.native, template, _SEARCH_BATCH) as search:
+        return iter([item for batch in search for item in batch])
 
 
 def _describe(native: Object) -> PrivateKey:

@@ -54,7 +54,7 @@ _WRONG_CURVE = (DomainParamsInvalid, AttributeValueInvalid)
 # What a generated key must be: name as reported, and value.
 _REQUIRED = {"sensitive": True, "extractable": False}
 _ID_BYTES = 8
-# Generating RSA-4096 in a slow token takes its time; a PKCS#11 call cannot be interrupted anyway.
+# Generating RSA-4096 in a slow token takes its time.
 _GENERATE_SECONDS = 120.0
 
 
@@ -127,14 +127,15 @@ class Pkcs11Store:
         connection = self._access.connect(deadline)
         with mapped("generating the key", self._place):
             session = connection.open_session(deadline, rw=True)
-        try:
-            with (
-                connection.module.gate.call(Deadline.after(_GENERATE_SECONDS)),
-                mapped("generating the key", self._place),
-            ):
+
+        def generate() -> KeyRecord:
+            try:
                 return self._generate(session, key_type, label)
-        finally:
-            connection.close_session(session)
+            finally:
+                session.native.close()
+
+        with mapped("generating the key", self._place):
+            return connection.call(generate, Deadline.after(_GENERATE_SECONDS))
 
     def list_keys(self) -> list[KeyRecord]:
         """Every private key that the URI's `object` and `id` match, by label.
