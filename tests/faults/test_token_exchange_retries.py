@@ -32,6 +32,7 @@ from keystay.signer import Signer
 from keystay.testing import Reply, SmartTestServer
 from tests.support.raw_server import RawServer, answer, read_request
 from tests.support.secrets_watch import WATCH
+from tests.support.threads import in_threads
 from tests.support.token_clients import CLIENT_ID, SCOPE, client_settings, grant
 from tests.unit.fakes import FakeKey
 
@@ -274,11 +275,7 @@ class TestRetryAfter:
                     client.token()
                 errors.append(caught.value.code)
 
-        threads = [threading.Thread(target=ask) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(20, ask)
         assert ["token-rate-limited"] * 400 == errors
         assert 1 == len(registered.log.of("scripted"))
 
@@ -296,11 +293,7 @@ def test_storm_without_retry_after(registered: SmartTestServer, make_client: Mak
                 client.token()
             time.sleep(0.005)
 
-    threads = [threading.Thread(target=ask) for _ in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(10, ask)
     assert 3 <= len(registered.log.of("scripted")) <= 9
 
 
@@ -400,11 +393,7 @@ class TestRateBudget:
             except RateBudgetError as error:
                 refused.append(error)
 
-        threads = [threading.Thread(target=ask) for _ in range(10)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_threads(10, ask)
         assert (7, 3) == (len(refused), len(registered.log.of("token")))
 
     def test_retries_count(self, registered: SmartTestServer, make_client: MakeClient) -> None:
@@ -498,10 +487,6 @@ def test_failure_is_shared_by_those_who_waited(
         except TokenRefusedError as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=ask) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(50, ask)
     assert (50, 50, 1) == (len(errors), len({id(e) for e in errors}), len({str(e) for e in errors}))
     assert 1 == len(registered.log.of("scripted"))

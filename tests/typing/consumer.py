@@ -79,6 +79,15 @@ async def asynchronous(signer: keystay.Signer) -> None:
         fhir_base_url="https://ehr.example.org/fhir/r4", client_id="me", signer=signer
     ) as client:
         assert_type(await client.token(), keystay.AccessToken)
+    shared = keystay.TokenClient(
+        fhir_base_url="https://ehr.example.org/fhir/r4",
+        client_id="me",
+        signer=signer,
+        rate_limit="5/60",
+        clock_correction="warn",
+    )
+    assert_type(shared.as_async(), keystay.AsyncTokenClient)
+    assert_type(shared.clock_offset, float | None)
 
 
 def registration(signer: keystay.Signer) -> None:
@@ -97,6 +106,12 @@ def mistakes(signer: keystay.Signer) -> None:
     """What the types find."""
     signer.sign("text")  # type: ignore[arg-type]
     keystay.open_signer("file:client.pem", verify="never")  # type: ignore[arg-type]
+    keystay.TokenClient(
+        fhir_base_url="https://ehr.example.org/fhir/r4",
+        client_id="me",
+        signer=signer,
+        clock_correction="off",  # type: ignore[arg-type]
+    )
     keystay.ClientAssertion(client_id="me")  # type: ignore[call-arg]
     keystay.register_client("https://ehr.example.org")  # type: ignore[call-arg]
     keystay.no_such_name  # type: ignore[attr-defined]  # noqa: B018
