@@ -315,7 +315,7 @@ class Signer:
         The wait ends at the deadline, and at once when the task is cancelled.
         """
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        if self._description.brief and not self._is_wanted(_event_of(about)):
+        if self._description.brief and not self._witness.observers.calls_out(_event_of(about)):
             import anyio.lowlevel
 
             await anyio.lowlevel.checkpoint()

@@ -95,13 +95,13 @@ def test_hang(kms_proxy: KmsProxy, ministack: MiniStack, kms_uri: KmsUri, operat
 
     def sign() -> None:
         nonlocal began
-        with keystay.open_signer(uri, timeout=1) as signer:
+        with keystay.open_signer(uri, timeout=2) as signer:
             began = time.monotonic()
             signer.sign(b"message")
 
-    with pytest.raises(BackendTimeoutError, match=f"{operation} within 1 s"):
+    with pytest.raises(BackendTimeoutError, match=f"{operation} within 2 s"):
         sign()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_hang_no_token(kms_proxy: KmsProxy, signer: Signer, server: SmartTestServer) -> None:

@@ -69,9 +69,9 @@ def test_soak_remoted(fresh_softhsm: SoftHSM) -> None:
     assert "verified 1600\n" == done.stdout
 
 
-@pytest.mark.parametrize(("vendor", "least"), [("SoftHSM", 7), ("Acme", 5)])
-def test_nothing_is_serialised(shimmed: ShimmedToken, vendor: str, least: int) -> None:
-    """A device that takes 20 ms: eight threads are eight times as fast as one.
+@pytest.mark.parametrize("vendor", ["SoftHSM", "Acme"])
+def test_nothing_is_serialised(shimmed: ShimmedToken, vendor: str) -> None:
+    """A device that takes half a second: eight threads do not take four.
 
     Called directly as well as through threads of its own, as a maker of hardware is.
     """
@@ -80,18 +80,13 @@ def test_nothing_is_serialised(shimmed: ShimmedToken, vendor: str, least: int) -
         shim.vendor({vendor!r})
         import threading, time
         with keystay.open_signer(sys.argv[1], verify="first") as signer:
-            shim.delay("C_Sign", 0.02)
-            def measure(threads, count=10):
-                def work():
-                    for _ in range(count):
-                        signer.sign(b"message")
-                workers = [threading.Thread(target=work) for _ in range(threads)]
-                started = time.monotonic()
-                [w.start() for w in workers], [w.join() for w in workers]
-                return threads * count / (time.monotonic() - started)
-            measure(8, 1)
-            one, eight = measure(1), measure(8)
-            assert eight / one > {least}, (one, eight)
+            signer.sign(b"message")
+            shim.delay("C_Sign", 0.5)
+            workers = [threading.Thread(target=signer.sign, args=(b"message",)) for _ in range(8)]
+            started = time.monotonic()
+            [w.start() for w in workers], [w.join() for w in workers]
+            took = time.monotonic() - started
+            assert 0.5 <= took < 2, took
         """,
         shimmed.key_uri("epic"),
     )

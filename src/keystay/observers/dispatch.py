@@ -116,6 +116,10 @@ class Observers:
         """Whether anybody, or the log, is to be told: an event costs nothing otherwise."""
         return kind in self._told or _is_logged(kind.level)
 
+    def calls_out(self, kind: type[Event]) -> bool:
+        """Whether an observer is to be told, which may wait for a disk; the log does not count."""
+        return kind in self._told
+
     def emit(self, event: Event) -> None:
         """Tell.
 
