@@ -7,6 +7,8 @@
 BIN := .venv/bin
 # For tests: `keystay`, `node` and `uv` are those of .venv, whatever else the machine has.
 IN_VENV := PATH="$(CURDIR)/$(BIN):$$PATH"
+# A process for each processor; the tests of one file share theirs, and so its tokens and servers.
+PARALLEL := -n auto --dist loadfile
 
 .PHONY: help
 help: ## list the targets
@@ -19,7 +21,7 @@ demo: ## the main job, whole, on this machine: a key in SoftHSM signs, a Patient
 
 .PHONY: test
 test: setup-dev ## every test (ARGS="-k name" for some)
-	$(IN_VENV) python -m pytest -m "not long" $(ARGS)
+	$(IN_VENV) python -m pytest -m "not long" $(PARALLEL) $(ARGS)
 
 .PHONY: test-long
 test-long: setup-dev ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
