@@ -22,7 +22,7 @@ test: setup-dev ## every test (ARGS="-k name" for some)
 	$(IN_VENV) python -m pytest -m "not long and not compose" $(ARGS)
 
 .PHONY: test-long
-test-long: setup-dev ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
+test-long: setup-long ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
 	$(IN_VENV) python -m pytest -m long $(ARGS)
 
 .PHONY: test-compose
@@ -36,6 +36,11 @@ prove-custody: setup-dev ## look for the private key in a client's memory (ARGS=
 	@tools/containers ready
 	$(IN_VENV) python -m experiments.custody $(ARGS)
 
+.PHONY: soak
+soak: setup-dev ## ten minutes of renewals, as many as in months: no expired token, flat memory
+	KEYSTAY_SOAK_SECONDS=$${KEYSTAY_SOAK_SECONDS:-600} $(IN_VENV) \
+		python -m pytest -m long tests/faults/test_soak.py -s $(ARGS)
+
 .PHONY: setup
 setup: ## .venv with keystay and its plugins
 	@tools/setup runtime
@@ -43,6 +48,10 @@ setup: ## .venv with keystay and its plugins
 .PHONY: setup-dev
 setup-dev: ## the same, and all that tests and checks need
 	@tools/setup system experiments runtime dev servers emulators
+
+.PHONY: setup-long
+setup-long: setup-dev
+	@tools/setup browser
 
 .PHONY: check
 check: ## format, lint, types, layers, shell scripts

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 
-NAMES = ("assertion", "pem", "header", "imports", "softhsm", "threads")
+NAMES = ("assertion", "pem", "header", "imports", "hops", "renewals", "softhsm", "threads")
 
 
 def main() -> int:

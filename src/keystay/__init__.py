@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     from keystay.custody import Custody as Custody
     from keystay.errors import KeystayError as KeystayError
     from keystay.jwk import JWKSet as JWKSet
+    from keystay.policy import Policy as Policy
+    from keystay.rotation import published_keys as published_keys
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
     from keystay.tokens.access_token import AccessToken as AccessToken
-    from keystay.tokens.client import AsyncTokenClient as AsyncTokenClient
+    from keystay.tokens.async_client import AsyncTokenClient as AsyncTokenClient
     from keystay.tokens.client import TokenClient as TokenClient
     from keystay.tokens.client import discover as discover
 
 _HOMES = {
     "AccessToken": "keystay.tokens.access_token",
-    "AsyncTokenClient": "keystay.tokens.client",
+    "AsyncTokenClient": "keystay.tokens.async_client",
     "ClientAssertion": "keystay.assertion",
     "Config": "keystay.config",
     "Custody": "keystay.custody",
     "JWKSet": "keystay.jwk",
     "KeystayError": "keystay.errors",
+    "Policy": "keystay.policy",
     "Signer": "keystay.signer",
     "SmartConfiguration": "keystay.smart.discovery",
     "TokenClient": "keystay.tokens.client",
@@ -43,6 +46,7 @@ _HOMES = {
     "hookimpl": "keystay.backends.hookspecs",
     "load_config": "keystay.config",
     "open_signer": "keystay.signer",
+    "published_keys": "keystay.rotation",
     "signatures": "keystay.signatures",
 }
 

@@ -12,7 +12,7 @@ import json
 import os
 import time
 from binascii import b2a_base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class ClientAssertion:
             300 s after it: Epic refuses that). `nbf` is never sent.
         extra_headers: Further header members; those keystay sets are refused.
         extra_claims: Further claims; those keystay sets are refused.
+        clock: The time to stamp, as Unix time in seconds; default this machine's.
 
     Raises:
         ConfigurationError: An argument is out of range or would replace what keystay sets.
@@ -65,6 +66,7 @@ class ClientAssertion:
         issued_at: bool = False,
         extra_headers: Mapping[str, Any] | None = None,
         extra_claims: Mapping[str, Any] | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         if not isinstance(client_id, str) or not client_id:
             raise ConfigurationError(
@@ -83,6 +85,7 @@ class ClientAssertion:
         self.client_id = client_id
         self.signer = signer
         self._lifetime = lifetime
+        self._clock = clock
         self._issued_at = issued_at
         self._backdated = min(_IAT_BACKDATED, MAX_LIFETIME - lifetime)
         header = {"alg": signer.algorithm, "typ": "JWT", "kid": signer.kid}
@@ -111,22 +114,21 @@ class ClientAssertion:
         message, signature = self.signer.sign_stamped(
             partial(self._signing_input, audience), timeout=timeout
         )
-        return (message + b"." + _encode(signature)).decode("ascii")
+        return _compact(message, signature)
 
     async def build_async(self, audience: str, *, timeout: float | None = None) -> str:
-        """As `build`, in a worker thread, so that the event loop stays free."""
-        import anyio.to_thread
-
-        return await anyio.to_thread.run_sync(
-            partial(self.build, audience, timeout=timeout), abandon_on_cancel=True
+        """As `build`, with the event loop free meanwhile; see `Signer.sign_stamped_async`."""
+        message, signature = await self.signer.sign_stamped_async(
+            partial(self._signing_input, audience), timeout=timeout
         )
+        return _compact(message, signature)
 
     def _signing_input(self, audience: str) -> bytes:
         """Header and claims, stamped now. Only the last few members change between calls."""
         template = self._template
         if template is None or template[0] != audience:
             self._template = template = (audience, self._render(audience))
-        now = int(time.time())
+        now = int(self._clock())
         moment = b"%d" % (now + self._lifetime)
         if self._issued_at:
             moment += b',"iat":%d' % (now - self._backdated)
@@ -160,6 +162,10 @@ def decode_unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(header, dict) or not isinstance(claims, dict):
         raise ConfigurationError("This is not a compact JWS.")
     return header, claims
+
+
+def _compact(message: bytes, signature: bytes) -> str:
+    return (message + b"." + _encode(signature)).decode("ascii")
 
 
 def _encode(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ The hierarchy:
     ├─ ConfigurationError            keystay.toml, environment, arguments
     │  ├─ KeyURIError                a key URI, with the position of the fault
     │  ├─ SecretError                a secret reference that cannot be resolved
-    │  └─ PolicyError                the key's custody is weaker than policy demands
+    │  └─ PolicyError                the key is not what the policy demands
     ├─ JWKError                      a JWK or JWK Set that cannot be used
     ├─ BackendError                  between keystay and the key
     │  ├─ BackendMissingError        no installed plugin claims the scheme
@@ -27,9 +27,11 @@ The hierarchy:
     │  ├─ SignatureInvalidError      a signature that does not verify
     │  ├─ KeyChangedError            another key signed than the one opened
     │  └─ SignerClosedError          used after close()
+    ├─ RotationError                 a step of a key's rotation that is not due, or out of order
     ├─ DiscoveryError                the SMART configuration is missing or unusable
     ├─ NetworkError                  no usable HTTP answer
     │  └─ NetworkTimeoutError        not within the deadline
+    ├─ RateBudgetError               the client's own limit on token requests
     └─ TokenError                    about the token exchange
        ├─ TokenRefusedError          the authorization server said no
        │  └─ TokenServerError        it failed (HTTP 5xx)
@@ -39,7 +41,7 @@ The hierarchy:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 __all__ = [
@@ -63,6 +65,8 @@ __all__ = [
     "NetworkError",
     "NetworkTimeoutError",
     "PolicyError",
+    "RateBudgetError",
+    "RotationError",
     "SecretError",
     "SignatureInvalidError",
     "SignerClosedError",
@@ -166,10 +170,30 @@ class SecretError(ConfigurationError):
 
 
 class PolicyError(ConfigurationError):
-    """The key's custody is weaker than the policy demands; the signer was not opened."""
+    """The key is not what the policy demands; nothing it signed was used.
 
-    code = "policy-custody"
+    Attributes:
+        violations: Each violated rule: `rule`, `demanded`, `found` and `evidence`.
+    """
+
+    code = "policy-violated"
     exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: Sequence[Mapping[str, str]] = (),
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint, code=code)
+        self.violations = tuple(violations)
+
+    def to_dict(self) -> dict[str, object]:
+        """As `KeystayError.to_dict`, with the violated rules."""
+        return super().to_dict() | {"violations": [dict(v) for v in self.violations]}
 
 
 class JWKError(KeystayError):
@@ -262,11 +286,36 @@ class SignerClosedError(BackendError):
     code = "signer-closed"
 
 
+class RotationError(KeystayError):
+    """A step of a key's rotation was refused: it is out of order, or its time has not come."""
+
+    code = "rotation-refused"
+
+
 class DiscoveryError(KeystayError):
-    """The server's SMART configuration is missing or cannot be used."""
+    """The server's SMART configuration is missing or cannot be used.
+
+    Attributes:
+        status: HTTP status, when it was that which said so.
+        retry_after: Seconds the server asked to wait, or None.
+    """
 
     code = "discovery-failed"
     exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint, code=code)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class NetworkError(KeystayError):
@@ -296,6 +345,29 @@ class NetworkTimeoutError(NetworkError):
     """No complete answer within the deadline."""
 
     code = "network-timeout"
+
+
+class RateBudgetError(KeystayError):
+    """The client's own limit on token requests is reached; none was sent.
+
+    Attributes:
+        retry_after: Seconds until one can be.
+    """
+
+    code = "rate-budget-spent"
+    exit_code = 4
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after: float,
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint, code=code)
+        self.retry_after = retry_after
 
 
 class TokenError(KeystayError):

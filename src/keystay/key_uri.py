@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote
 
 from keystay.errors import KeyURIError, did_you_mean
 
-__all__ = ["KeyURI", "encode_id", "parse", "redact"]
+__all__ = ["KeyURI", "encode_id", "parse", "redact", "successor_name"]
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*\Z")
 _NAME = re.compile(r"[A-Za-z0-9_-]+\Z")
@@ -224,6 +224,13 @@ def encode_id(key_id: bytes) -> str:
     """A CKA_ID as RFC 7512 writes it: every byte percent-encoded."""
     return "".join(f"%{byte:02x}" for byte in key_id)
 
+
+def successor_name(name: str, suffix: str) -> str:
+    """The name of a key's successor: `epic` and `epic-20260101` both become `epic-20261124`."""
+    return f"{_SUFFIX.sub('', name)}-{suffix}"
+
+
+_SUFFIX = re.compile(r"-\d{8}(?:-\d+)?\Z")
 
 _EXAMPLES = "Examples: file:client.pem, pkcs11:token=prod;object=epic, awskms:///alias/epic."
 

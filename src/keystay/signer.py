@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
-from keystay import algorithms, custody, jwk, key_uri, signatures
+from keystay import algorithms, jwk, key_uri, signatures
 from keystay.backends.port import (
     BackendContext,
     BackendKey,
@@ -23,9 +22,12 @@ from keystay.backends.port import (
     LeasesKey,
     SigningKey,
     SignRequest,
+    TellsCustody,
 )
 from keystay.backends.registry import Registry, default_registry, unexpected
 from keystay.backends.secrets import SecretResolver
+from keystay.backends.workers import Workers
+from keystay.custody import minimum
 from keystay.errors import (
     AlgorithmError,
     ConfigurationError,
@@ -34,13 +36,14 @@ from keystay.errors import (
     SignatureInvalidError,
     SignerClosedError,
 )
+from keystay.policy import Policy, Subject
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.algorithms import Algorithm
     from keystay.backends.port import BackendSignature
-    from keystay.custody import Custody
+    from keystay.custody import Custody, Fact
     from keystay.private_key import BackedPrivateKey
 
 __all__ = ["DEFAULT_TIMEOUT", "Signer", "Verify", "open_signer"]
@@ -53,6 +56,7 @@ Verify = Literal["always", "first"]
 T = TypeVar("T")
 
 _MAX_SESSIONS_REMEMBERED = 1024
+_ASYNC_CALLS = 40  # of one signer at work at once; as many threads, which only sign_async needs
 
 
 def open_signer(
@@ -63,6 +67,8 @@ def open_signer(
     secrets: Callable[[str, str], str | None] | None = None,
     backends: Mapping[str, Mapping[str, object]] | None = None,
     custody: str = "any",
+    policy: Policy | None = None,
+    created: Fact | None = None,
     verify: Verify = "always",
     timeout: float = DEFAULT_TIMEOUT,
     base_dir: str | os.PathLike[str] | None = None,
@@ -78,6 +84,8 @@ def open_signer(
             what is asked for; returns the secret, or None to have the reference resolved.
         backends: Settings by URI scheme, as the `[backends.*]` tables of keystay.toml.
         custody: The least custody accepted: `any`, `out-of-process` or `hardware`.
+        policy: What else is demanded of the key; looked at again after each reconnection.
+        created: When the key was made, for a backend that cannot say.
         verify: `always`, or `first` to check only the first signature of each backend session.
         timeout: Seconds for opening and for each signature.
         base_dir: Where relative paths in `uri` start; default the working directory.
@@ -85,7 +93,7 @@ def open_signer(
 
     Raises:
         KeyURIError: The URI is malformed.
-        PolicyError: The key's custody is weaker than `custody`.
+        PolicyError: The key is not what `custody` and `policy` demand.
         AlgorithmError: The key cannot do `algorithm`.
         BackendError: What the backend reports; see `keystay.errors`.
     """
@@ -104,6 +112,9 @@ def open_signer(
             algorithm=algorithm,
             kid=kid,
             custody=custody,
+            policy=policy,
+            backend=parsed.scheme,
+            created=created,
             verify=verify,
             timeout=timeout,
             name=str(parsed),
@@ -124,6 +135,9 @@ class Signer:
         algorithm: As for `open_signer`, and so on for the rest.
         kid: Key id.
         custody: The least custody accepted.
+        policy: What else is demanded of the key.
+        backend: The URI scheme it was opened by.
+        created: When the key was made, for a backend that cannot say.
         verify: `always` or `first`.
         timeout: Seconds for each signature.
         name: What messages call the key; default the backend's label.
@@ -139,6 +153,9 @@ class Signer:
         algorithm: str | None = None,
         kid: str | None = None,
         custody: str = "any",
+        policy: Policy | None = None,
+        backend: str = "",
+        created: Fact | None = None,
         verify: Verify = "always",
         timeout: float = DEFAULT_TIMEOUT,
         name: str | None = None,
@@ -153,18 +170,23 @@ class Signer:
         self._name = name or "the key"
         self._description = description = self._guarded(key.describe)
         self._name = name or description.label
-        _enforce(description.custody, custody, self._name)
+        self._custody, self._created = description.custody, description.created or created
+        self._policies = [Policy(custody=minimum(custody)), *([policy] if policy else [])]
+        self._backend = backend
+        self._judged: set[int] = set()
         kty, curve, self._bits = jwk.key_kind(description.public_key)
         self._algorithms = tuple(
             n for n in algorithms.for_key(kty, curve) if n in description.algorithms
         )
         self._kind = f"RSA-{self._bits}" if kty == "RSA" else str(curve)
         self._algorithm = self._choose(algorithm)
+        self._enforce(self.subject)
         self._kid = kid or jwk.thumbprint(jwk.public_jwk(description.public_key))
         self._verify_each = verify == "always" and not description.signs_here
         self._verify_first = verify == "first" and not description.signs_here
         self._verified: set[tuple[int, str]] = set()
         self._timeout = timeout
+        self._workers = Workers(self._name, most=_ASYNC_CALLS)
         self._closed = False
         if description.signs_here:
             probe = os.urandom(32)
@@ -193,7 +215,12 @@ class Signer:
     @property
     def custody(self) -> Custody:
         """Where the private key is while it signs, and how we know."""
-        return self._description.custody
+        return self._custody
+
+    @property
+    def subject(self) -> Subject:
+        """The key as a policy looks at it."""
+        return self._subject(self._algorithm, self._custody)
 
     @property
     def key_type(self) -> str:
@@ -213,8 +240,7 @@ class Signer:
         Args:
             message: The bytes to sign; hashed here as the algorithm says.
             algorithm: JWS algorithm; default the signer's.
-            timeout: Seconds; default the signer's. A PKCS#11 call that has begun cannot be
-                interrupted; waiting for one can.
+            timeout: Seconds; default the signer's. A signature that comes later is not used.
 
         Returns:
             The signature in JOSE's encoding: r‖s for ECDSA (64, 96 or 132 bytes), plain octets
@@ -233,12 +259,9 @@ class Signer:
     async def sign_async(
         self, message: bytes, algorithm: str | None = None, *, timeout: float | None = None
     ) -> bytes:
-        """As `sign`, in a worker thread, so that the event loop stays free."""
-        import anyio.to_thread
-
-        return await anyio.to_thread.run_sync(
-            partial(self.sign, message, algorithm, timeout=timeout), abandon_on_cancel=True
-        )
+        """As `sign`, for asyncio and trio; see `sign_stamped_async`."""
+        memoryview(message)
+        return (await self.sign_stamped_async(lambda: message, algorithm, timeout=timeout))[1]
 
     def sign_stamped(
         self,
@@ -262,7 +285,7 @@ class Signer:
             KeystayError: As for `sign`.
         """
         self._check_open()
-        chosen = self._algorithm if algorithm is None else self._choose(algorithm)
+        chosen = self._algorithm if algorithm is None else self._permitted(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
         try:
             if self._lease is None:
@@ -273,6 +296,29 @@ class Signer:
             raise
         except Exception as error:
             raise unexpected(self._name, error) from error
+
+    async def sign_stamped_async(
+        self,
+        stamp: Callable[[], bytes],
+        algorithm: str | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> tuple[bytes, bytes]:
+        """As `sign_stamped`, with the event loop free meanwhile.
+
+        A key whose signature is over sooner than a hop to another thread pays for signs on the
+        loop, after letting others have their turn; any other in a thread of the signer's own.
+        The wait ends at the deadline, and at once when the task is cancelled.
+        """
+        deadline = Deadline.after(self._timeout if timeout is None else timeout)
+        if self._description.brief:
+            import anyio.lowlevel
+
+            await anyio.lowlevel.checkpoint()
+            return self.sign_stamped(stamp, algorithm, timeout=deadline.remaining)
+        return await self._workers.run_async(
+            lambda: self.sign_stamped(stamp, algorithm, timeout=deadline.remaining), deadline
+        )
 
     def sign_digest(
         self, digest: bytes, algorithm: str | None = None, *, timeout: float | None = None
@@ -293,7 +339,7 @@ class Signer:
             KeystayError: As for `sign`.
         """
         self._check_open()
-        chosen = self._algorithm if algorithm is None else self._choose(algorithm)
+        chosen = self._algorithm if algorithm is None else self._permitted(algorithm)
         if not chosen.digest_size:
             raise AlgorithmError(
                 f"{chosen.name} signs messages, not digests.",
@@ -395,7 +441,8 @@ class Signer:
                     cause="The device offers no signature mechanism that fits the key.",
                     hint=remedy or "Choose another key type, or ask the vendor for the mechanism.",
                 )
-            return algorithms.get(self._algorithms[0])
+            allowed = (n for n in self._algorithms if all(p.allows(n) for p in self._policies))
+            return algorithms.get(next(allowed, self._algorithms[0]))
         chosen = algorithms.get(name)
         if name not in self._algorithms:
             raise AlgorithmError(
@@ -417,7 +464,8 @@ class Signer:
         return message, self._checked(key.sign(request), request)
 
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
-        """The signature as JOSE has it, from the right key and good; or an error."""
+        """The signature as JOSE has it, in time, from the right key and good; or an error."""
+        request.deadline.check(f"A signature by {self._name}")
         if result.key_id != self._description.key_id:
             raise KeyChangedError(
                 f"The key {self._name} signed as {result.key_id}, "
@@ -425,6 +473,8 @@ class Signer:
                 cause="An alias was pointed at another key, or the key was replaced.",
                 hint="Publish the new public key first, then open the signer again.",
             )
+        if result.session not in self._judged:
+            self._judge(result.session, request)
         value, algorithm = result.value, request.algorithm
         try:
             if result.encoding == "der" and algorithm.kty == "EC":
@@ -459,12 +509,38 @@ class Signer:
             ) from error
         return value
 
+    def _judge(self, session: int, request: SignRequest) -> None:
+        """After a reconnection: what answers now has to be what the policy demands, too."""
+        if any(policy.looks_at_custody for policy in self._policies):
+            key = self._key
+            found = (
+                key.custody(request.deadline)
+                if isinstance(key, TellsCustody)
+                else key.describe().custody
+            )
+            self._enforce(self._subject(request.algorithm, found))
+            self._custody = found
+        if len(self._judged) >= _MAX_SESSIONS_REMEMBERED:
+            self._judged.clear()
+        self._judged.add(session)
+
+    def _permitted(self, name: str) -> Algorithm:
+        """Another algorithm than the signer's, if the key can do it and the policy allows it."""
+        chosen = self._choose(name)
+        self._enforce(self._subject(chosen, self._custody))
+        return chosen
+
+    def _enforce(self, subject: Subject) -> None:
+        for policy in self._policies:
+            policy.enforce(subject)
+
+    def _subject(self, algorithm: Algorithm, found: Custody) -> Subject:
+        return Subject(
+            self._name, self._backend, algorithm.name, algorithm.kty, self._bits, found,
+            self._created,
+        )  # fmt: skip
+
     def _verify(self, request: SignRequest, value: bytes) -> None:
         signatures.verify(
             self.public_key, request.algorithm, request.message, value, digest=request.digest
         )
-
-
-def _enforce(found: Custody, minimum: str, name: str) -> None:
-    # A function of its own: inside Signer.__init__ `custody` is the argument.
-    custody.enforce(found, minimum, key=name)

@@ -27,8 +27,11 @@ from keystay.backends import BackendContext, GeneratesKeys
 from keystay.backends.registry import default_registry
 from keystay.key_uri import parse
 from keystay.testing import SignerContract
+from tests.contract.mechanism_table import Listed, MechanismTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from keystay.testing.signer_contract import OpenSigner
 
 ENV = os.environ
@@ -74,7 +77,7 @@ def generated() -> None:
         generate(key_type, number)
 
 
-class TestModule(SignerContract):
+class TestModule(MechanismTable, SignerContract):
     keys = tuple(ENV["KEYSTAY_KEY_TYPES"].split(","))
     cannot: ClassVar = {
         "swap": "shown on SoftHSM: tests/contract/test_pkcs11.py",
@@ -87,6 +90,11 @@ class TestModule(SignerContract):
     @pytest.fixture
     def secrets(self) -> list[str]:
         return [PIN]
+
+    @pytest.fixture
+    def listed(self) -> Iterator[Listed]:
+        with Listed.of(uri(self.keys[0]), SETTINGS) as found:
+            yield found
 
     @pytest.fixture
     def open_signer(self, generated: None) -> OpenSigner:

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.long
 HERE = Path(__file__).parent / "faulty"
 ROOT = HERE.parents[2]
 FAULTS = sorted(path.stem for path in HERE.glob("[a-z]*.py") if path.stem not in ("case", "honest"))
-TESTS = {name for name in vars(SignerContract) if name.startswith("test_")}
+TESTS = {name for name in dir(SignerContract) if name.startswith("test_")}
 
 
 def run_contract(fault: str, directory: Path) -> tuple[set[str], set[str]]:

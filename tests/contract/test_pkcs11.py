@@ -9,8 +9,10 @@ import pytest
 
 import keystay
 from keystay.testing import SignerContract
+from tests.contract.mechanism_table import Listed, MechanismTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from keystay.testing.signer_contract import OpenSigner, SwapKey
@@ -79,7 +81,7 @@ class TestSoftHSM(SignerContract):
         return lambda: token_keys.replace(contract_key)
 
 
-class TestP11Kit(SignerContract):
+class TestP11Kit(MechanismTable, SignerContract):
     """The same token in another process."""
 
     keys = tuple(name for name in KINDS if name != "Ed25519")
@@ -90,6 +92,11 @@ class TestP11Kit(SignerContract):
     @pytest.fixture
     def secrets(self, p11kit: P11KitServer) -> list[str]:
         return [p11kit.token.pin]
+
+    @pytest.fixture
+    def listed(self, p11kit: P11KitServer) -> Iterator[Listed]:
+        with Listed.of(p11kit.key_uri("any"), {}) as found:
+            yield found
 
     @pytest.fixture
     def open_signer(self, p11kit: P11KitServer, token_keys: Keys) -> OpenSigner:

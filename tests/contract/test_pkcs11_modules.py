@@ -1,4 +1,4 @@
-"""The contract, for two more PKCS#11 modules, each in a process beside its own token."""
+"""The contract, for three more PKCS#11 modules, each in a process beside its own token."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ pytestmark = pytest.mark.long
 
 HERE = Path(__file__).parent
 PIN = "12345678"
+NO_PSS = "libtpm2_pkcs11 1.9 does not list CKM_RSA_PKCS_PSS"
 MODULES: dict[str, tuple[str, dict[str, str]]] = {
     "nss": ("P-256,P-384,P-521,RSA-2048,RSA-3072", {}),
     "opencryptoki": (
         "RSA-2048,RSA-3072",
         {"P-384": "the soft token of Debian 12 has no mechanism for curves"},
+    ),
+    "tpm": (
+        "P-256,P-384,RSA-2048",
+        {
+            **dict.fromkeys(("PS256", "PS384", "PS512"), NO_PSS),
+            "RSA-4096": "the TPM's keys have at most 3072 bits",
+            "fork": "the module shares its connection to tpm2-abrmd: a child is told to leave it",
+        },
     ),
 }
 
@@ -45,7 +54,7 @@ def test_module(module: str, tmp_path: Path) -> None:
             **os.environ,
             "KEYSTAY_KEY_TYPES": key_types,
             "KEYSTAY_CANNOT": json.dumps(cannot),
-            "KEYSTAY_ECDSA": "500",
+            "KEYSTAY_ECDSA": "50" if module == "tpm" else "500",
             "KEYSTAY_SOAK": "3",
         },
         stdin=subprocess.DEVNULL,
@@ -57,4 +66,5 @@ def test_module(module: str, tmp_path: Path) -> None:
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     suite = next(ElementTree.parse(report).iter("testsuite"))
     assert suite.attrib["skipped"] == "0"
-    assert int(suite.attrib["tests"]) == 28 * len(key_types.split(","))
+    # The contract for each key, and the table once.
+    assert int(suite.attrib["tests"]) == 28 * len(key_types.split(",")) + 1

@@ -23,6 +23,7 @@ HERE = Path(__file__).parent
 EXAMPLE = HERE.parents[1] / "examples" / "keystay-example-backend"
 CLIENT_ID = "nightly-export"
 ORIGIN = "https://ehr.example.org"
+JWKS_PATH = "/.well-known/jwks.json"  # of https://keys.example.org
 PIN = "493827"
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
 KEY = f"pkcs11:token=prod;object=epic?module-path={LIBRARY}&pin-source=file:/run/secrets/pin"
@@ -118,7 +119,7 @@ def scenery(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stage.run(
             "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
             "-nodes", "-days", "2", "-subj", "/CN=ehr.example.org",
-            "-addext", "subjectAltName=DNS:ehr.example.org",
+            "-addext", "subjectAltName=DNS:ehr.example.org,DNS:keys.example.org",
             "-addext", "keyUsage=critical,digitalSignature,keyCertSign",
             "-keyout", directory / "ca.key", "-out", directory / "ca.pem",
         )
@@ -162,10 +163,14 @@ def stage(scenery: Path, tmp_path: Path) -> Iterator[Stage]:
     fhir = FHIRServer(f"{ORIGIN}/fhir/r4", authorization)
 
     def handle(request: Request) -> Reply:
+        if request.path == JWKS_PATH:
+            document = json.loads((directory / "work" / "jwks.json").read_text())
+            return Reply.json(document, headers={"Cache-Control": "max-age=2"})
         if request.path != "/oauth2/token":
             return fhir.handle(request)
         jwks = json.loads((directory / "work" / "jwks.json").read_text())
-        authorization.register(CLIENT_ID, jwks=jwks)
+        client = authorization.register(CLIENT_ID, jwks=jwks)
+        client.jwks_uri = f"https://keys.example.org{JWKS_PATH}"  # which a jku has to be
         return authorization.handle(request)
 
     with LoopbackServer(handle, ssl_context=tls) as server:

@@ -147,7 +147,6 @@ def test_remoted(remoted: P11KitServer, scenario: str) -> None:
 
 def test_logins(shimmed: ShimmedToken) -> None:
     """Each process logs in once, with a PIN that is asked for once."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
     shimmed.run(
         """
         import os
@@ -175,21 +174,52 @@ def test_pid_is_compared(token: SoftHSM) -> None:
     source = (
         PRELUDE
         + """
-from keystay_pkcs11 import module
+from keystay_pkcs11 import registry
 signer = keystay.open_signer(sys.argv[1])
 check(signer, b"before")
-module.os.register_at_fork  # the hooks are there; here they do nothing
-for m in module._registry.modules.values():
+registry.os.register_at_fork  # the hooks are there; here they do nothing
+for m in registry._registry.modules.values():
     m.after_fork_of_hook, m.after_fork = m.after_fork, lambda: None
 def work():
-    for m in module._registry.modules.values():
+    for m in registry._registry.modules.values():
         m.after_fork = m.after_fork_of_hook
     check(signer, b"child")
-    assert all(m.pid == os.getpid() for m in module._registry.modules.values())
+    assert all(m.pid == os.getpid() for m in registry._registry.modules.values())
 ended_well(fork(work))
 """
     )
     token.run_python(source, token.key_uri("epic"))
+
+
+def test_refused_after_a_fork(shimmed: ShimmedToken) -> None:
+    """With `after_fork = "refuse"` the child is told, at once, and does not touch the module."""
+    shimmed.run(
+        """
+        import os, time
+        settings = {"pkcs11": {"after_fork": "refuse"}}
+        signer = keystay.open_signer(sys.argv[1], backends=settings)
+        signer.sign(b"before")
+
+        def refused(use):
+            try:
+                use()
+            except keystay.errors.BackendUnavailableError as error:
+                return error.code == "fork-unsupported" and "after the fork" in error.hint
+            return False
+
+        if not (child := os.fork()):
+            told = refused(lambda: signer.sign(b"child")) and refused(signer.health)
+            # Another key of the same module is no way round it.
+            told = told and refused(lambda: keystay.open_signer(sys.argv[1], backends=settings))
+            signer.close()
+            os._exit(0 if told else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        signer.sign(b"parent, after the child")
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+    assert [CKR_OK] == shimmed.logins()
 
 
 def test_prefork_workers(token: SoftHSM) -> None:

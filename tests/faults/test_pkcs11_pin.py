@@ -31,13 +31,6 @@ OPEN = """
 
 
 @pytest.fixture
-def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
-    """The shimmed token, with a key."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
-    return shimmed
-
-
-@pytest.fixture
 def wrong_pin(shimmed: ShimmedToken, tmp_path: Path) -> str:
     """The key's URI with another PIN."""
     path = tmp_path / "wrong-pin"
@@ -259,6 +252,35 @@ def test_always_authenticate(shimmed: ShimmedToken) -> None:
     )
 
     assert [CKR_OK] * 3 == shimmed.logins()
+
+
+def test_pin_changed_for_careful_key(shimmed: ShimmedToken) -> None:
+    """Eight threads sign with a key that wants the PIN each time: a wrong one is tried once."""
+    shimmed.token.pkcs11_tool(
+        "--login", "--keypairgen", "--key-type", "EC:secp256r1", "--label", "careful", "--id", "07",
+        "--usage-sign", "--always-auth",
+    )  # fmt: skip
+    shimmed.run(
+        """
+        import threading
+        codes, start = [], threading.Barrier(8)
+        with keystay.open_signer(sys.argv[1]) as signer:
+            shim.fail("C_Login", 0xA0)
+            shim.delay("C_Login", 0.05)
+            def work():
+                start.wait()
+                try:
+                    signer.sign(b"message")
+                except errors.LoginError as error:
+                    codes.append(error.code)
+            threads = [threading.Thread(target=work) for _ in range(8)]
+            [t.start() for t in threads], [t.join() for t in threads]
+        assert codes == ["pin-incorrect"] * 8, codes
+        """,
+        shimmed.key_uri("careful"),
+    )
+
+    assert [CKR_OK, CKR_PIN_INCORRECT] == shimmed.logins()
 
 
 def test_pin_changed_meanwhile(shimmed: ShimmedToken) -> None:

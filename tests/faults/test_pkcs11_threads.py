@@ -69,17 +69,15 @@ def test_soak_remoted(fresh_softhsm: SoftHSM) -> None:
     assert "verified 1600\n" == done.stdout
 
 
-@pytest.fixture
-def shimmed(shimmed: ShimmedToken) -> ShimmedToken:
-    """The shimmed token, with a key."""
-    shimmed.token.generate_key("EC:secp256r1", "epic")
-    return shimmed
+@pytest.mark.parametrize(("vendor", "least"), [("SoftHSM", 7), ("Acme", 5)])
+def test_nothing_is_serialised(shimmed: ShimmedToken, vendor: str, least: int) -> None:
+    """A device that takes 20 ms: eight threads are eight times as fast as one.
 
-
-def test_nothing_is_serialised(shimmed: ShimmedToken) -> None:
-    """A device that takes 20 ms: eight threads are eight times as fast as one."""
+    Called directly as well as through threads of its own, as a maker of hardware is.
+    """
     shimmed.run(
-        """
+        f"""
+        shim.vendor({vendor!r})
         import threading, time
         with keystay.open_signer(sys.argv[1], verify="first") as signer:
             shim.delay("C_Sign", 0.02)
@@ -93,7 +91,7 @@ def test_nothing_is_serialised(shimmed: ShimmedToken) -> None:
                 return threads * count / (time.monotonic() - started)
             measure(8, 1)
             one, eight = measure(1), measure(8)
-            assert eight / one > 7, (one, eight)
+            assert eight / one > {least}, (one, eight)
         """,
         shimmed.key_uri("epic"),
     )
@@ -184,23 +182,69 @@ def test_token_with_few_sessions(shimmed: ShimmedToken) -> None:
     )
 
 
+def test_token_with_one_session(shimmed: ShimmedToken) -> None:
+    """The session that holds the login then signs too, for eight threads and two signers."""
+    shimmed.run(
+        """
+        import threading
+        shim.session_limit(1)
+        failures = []
+        def work(signer):
+            try:
+                for _ in range(10):
+                    signer.sign(b"message")
+            except BaseException as error:
+                failures.append(error)
+        for _ in range(2):
+            with keystay.open_signer(sys.argv[1]) as one, keystay.open_signer(sys.argv[1]) as two:
+                one.health()
+                threads = [
+                    threading.Thread(target=work, args=(signer,))
+                    for signer in (one, two) for _ in range(4)
+                ]
+                [t.start() for t in threads], [t.join() for t in threads]
+                shim.fail("C_SignInit", 0xB3, 1)  # its only session is lost, and so the login
+                one.sign(b"message")
+            assert shim.sessions() == 0
+        assert not failures, failures
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+    assert {0} == set(shimmed.logins())
+
+
 def test_token_without_sessions(shimmed: ShimmedToken) -> None:
     """All sessions used up by others: an error inside the deadline that names the CKR."""
     output = shimmed.run(
         """
         import time
-        shim.session_limit(1)
+        shim.session_limit(0)
         started = time.monotonic()
         try:
             keystay.open_signer(sys.argv[1], timeout=0.5)
         except errors.BackendTimeoutError as error:
             print(error)
-        assert time.monotonic() - started < 2
+        assert 0.4 < time.monotonic() - started < 2
         """,
         shimmed.key_uri("epic"),
     )
 
     assert "CKR_SESSION_COUNT" in output
+
+
+def test_session_comes_free(shimmed: ShimmedToken) -> None:
+    """Others have all sessions at first: opening waits for one instead of failing."""
+    shimmed.run(
+        """
+        import threading
+        shim.session_limit(0)
+        threading.Timer(0.4, shim.session_limit, (2,)).start()
+        with keystay.open_signer(sys.argv[1]) as signer:
+            signer.sign(b"message")
+        """,
+        shimmed.key_uri("epic"),
+    )
 
 
 def test_exit_without_closing(shimmed: ShimmedToken) -> None:

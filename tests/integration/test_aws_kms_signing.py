@@ -1,6 +1,6 @@
 """Every algorithm of every kind of AWS KMS key, through the real SDK, for two other libraries.
 
-With `KEYSTAY_TEST_AWS_KEY=awskms:///…` the tests of this file sign with that key in AWS instead.
+A real key runs the contract: tests/contract/any_key.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pytest
 import keystay
 from keystay.algorithms import get
 from keystay.jwk import public_jwk
-from tests.support.aws_fixtures import REAL_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,17 +40,13 @@ KINDS = {
 AUDIENCE = "https://ehr.example.org/token"
 
 
-@pytest.fixture(params=[REAL_KEY] if REAL_KEY else KINDS)
-def signer(request: pytest.FixtureRequest) -> Iterator[Signer]:
-    """A signer for each kind of key, or for the real one."""
-    uri = request.param
-    if not REAL_KEY:
-        emulator: MiniStack = request.getfixturevalue("aws_environment")
-        make: KmsUri = request.getfixturevalue("kms_uri")
-        uri = make(emulator.key(request.param))
-    with keystay.open_signer(uri) as opened:
-        if not REAL_KEY:
-            assert (request.param, KINDS[request.param]) == (opened.key_type, opened.algorithms)
+@pytest.fixture(params=KINDS)
+def signer(
+    request: pytest.FixtureRequest, ministack: MiniStack, kms_uri: KmsUri
+) -> Iterator[Signer]:
+    """A signer for each kind of key."""
+    with keystay.open_signer(kms_uri(ministack.key(request.param))) as opened:
+        assert (request.param, KINDS[request.param]) == (opened.key_type, opened.algorithms)
         yield opened
 
 
@@ -79,7 +74,7 @@ def test_every_algorithm(signer: Signer) -> None:
 def test_description(signer: Signer) -> None:
     """The key is held to its ARN; it is in a remote service, as KMS reports."""
     assert signer.key_id.startswith("arn:aws")
-    assert ("remote-service", "reported") == (signer.custody.location, signer.custody.evidence)
+    assert ("other-process", "asserted") == (signer.custody.location, signer.custody.evidence)
     facts = signer.custody.facts
     assert {"origin", "key_spec", "key_manager", "multi_region", "arn", "created"} <= set(facts)
     assert signer.key_id == facts["arn"].value

@@ -1,7 +1,7 @@
 """Google Cloud KMS keys sign as JOSE wants it, through the whole of keystay.
 
-Over a real socket with Google's own client: gRPC and REST. `KEYSTAY_TEST_GCP_KEY` names a key of
-a real project to run the signing tests against as well; see docs/how-to/use-google-cloud-kms.md.
+Over a real socket with Google's own client: gRPC and REST. A real key runs the contract:
+tests/contract/any_key.py.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ ALGORITHMS = {
     "EC_SIGN_P384_SHA384": ("ES384",),
     "EC_SIGN_ED25519": ("EdDSA",),
 }
-REAL = os.environ.get("KEYSTAY_TEST_GCP_KEY")
 
 
 def verify(signer: Signer, algorithm: str) -> None:
@@ -104,17 +103,6 @@ def test_every_protection_level(gcp_kms: GcpKmsServer, algorithm: str, level: st
     assert whole == (len(request.data) > 67)
     assert (request.data_crc32c is None) == (not request.data)
     assert (request.digest_crc32c is None) == bool(request.data)
-
-
-@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
-@pytest.mark.skipif(REAL is None, reason="KEYSTAY_TEST_GCP_KEY names no key of a real project")
-def test_a_real_key() -> None:
-    """The same with a key in Google Cloud KMS."""
-    assert REAL is not None
-    with keystay.open_signer(REAL) as signer:
-        signer.health()
-        for name in signer.algorithms:
-            verify(signer, name)
 
 
 def test_many_ecdsa_signatures(gcp_kms: GcpKmsServer) -> None:
@@ -267,20 +255,6 @@ def test_a_token_by_changing_only_the_key(
                 allow_insecure_loopback=True,
             ) as client:
                 assert client.token().value
-
-
-def test_importing_loads_no_google_library() -> None:
-    """Neither does listing the backends, nor opening a key of another scheme."""
-    script = """
-        import sys, keystay_gcp_kms, keystay
-        from keystay.backends.registry import default_registry
-        assert any(e.scheme == "gcpkms" for e in default_registry().entries())
-        print([m for m in sys.modules if m == "grpc" or m.startswith(("google.", "grpc."))])
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
 
 
 class TestCommandLine:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from joserfc import jwt as joserfc_jwt
 
 import keystay
 from keystay.assertion import ClientAssertion
+from tests.support.openssl import openssl_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,18 +49,6 @@ def keys(softhsm: SoftHSM, p11kit: P11KitServer, tmp_path_factory: pytest.TempPa
         uris[algorithm, "p11-kit"] = p11kit.key_uri(label)
         uris[algorithm, "pem"] = f"file:{openssl_key(folder / f'{algorithm}.pem', algorithm)}"
     return Keys(uris)
-
-
-def openssl_key(path: Path, algorithm: str) -> Path:
-    """Make a key with OpenSSL."""
-    options = {
-        "RS384": ["-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:3072"],
-        "ES384": ["-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"],
-    }
-    command = ["openssl", "genpkey", "-quiet", "-out", str(path), *options[algorithm]]
-    subprocess.run(command, check=True, capture_output=True)
-    path.chmod(0o600)
-    return path
 
 
 @pytest.fixture(params=["pem", "softhsm", "p11-kit"])

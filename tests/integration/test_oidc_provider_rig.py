@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.support.assertions import ClientKey, good_claims, token_form
+from tests.support.p11kit import P11KitServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from keystay.testing import SmartTestServer
     from tests.support.fixtures import StartOIDCProvider
     from tests.support.oidc_provider import OIDCProvider
-    from tests.support.p11kit import P11KitServer
     from tests.support.softhsm import SoftHSM
 
 Claims = dict[str, Any]
@@ -200,20 +200,22 @@ class TestTokens:
         assert address == p11kit.address
         assert p11kit.token.label in p11kit.list_tokens()
 
-    def test_p11kit_connections_can_be_ended(self, p11kit: P11KitServer) -> None:
+    def test_p11kit_connections_can_be_ended(self, fresh_softhsm: SoftHSM) -> None:
         """A client's connection is a child of the server, and ends when told to."""
         import socket
 
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(p11kit.address.removeprefix("unix:path="))
-            until = time.monotonic() + 5
-            while not p11kit.children() and time.monotonic() < until:
-                time.sleep(0.01)
+        # A server of its own: a child of another test's connection may be about to end.
+        with P11KitServer(fresh_softhsm) as server:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(server.address.removeprefix("unix:path="))
+                until = time.monotonic() + 5
+                while not server.children() and time.monotonic() < until:
+                    time.sleep(0.01)
 
-            assert 1 == p11kit.kill_children()
-            client.settimeout(5)
-            assert b"" == client.recv(1)
-        assert p11kit.token.label in p11kit.list_tokens()
+                assert 1 == server.kill_children()
+                client.settimeout(5)
+                assert b"" == client.recv(1)
+            assert fresh_softhsm.label in server.list_tokens()
 
     def test_wrong_pin_shows_in_the_flags(self, fresh_softhsm: SoftHSM) -> None:
         """One wrong PIN sets the token's flag, which tests of PIN discipline look at."""

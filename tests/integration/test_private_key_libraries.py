@@ -1,10 +1,9 @@
-"""Other libraries use a key on a SoftHSM token, unchanged."""
+"""Other libraries use a key on a SoftHSM token, and one in AWS KMS, unchanged."""
 
 from __future__ import annotations
 
 import datetime
 import json
-import subprocess
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -21,12 +20,14 @@ from joserfc.jwk import RSAKey
 
 import keystay
 from keystay.errors import KeystayError
-from tests.support.missing import require_program
+from tests.support.openssl import openssl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.aws_fixtures import KmsUri
+    from tests.support.ministack import MiniStack
     from tests.support.softhsm import SoftHSM
 
 KINDS = {
@@ -83,18 +84,7 @@ def test_joserfc_cannot(rsa_signer: keystay.Signer) -> None:
         jws.serialize_compact({"alg": "RS256"}, b"{}", key)
 
 
-def openssl(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [require_program("openssl", "openssl"), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-def test_certificate_request(signer: keystay.Signer, tmp_path: Path) -> None:
+def check_certificate_request(signer: keystay.Signer, directory: Path) -> None:
     """`openssl req -verify` accepts what cryptography builds with the key."""
     key: Any = signer.as_private_key()
     request = (
@@ -104,9 +94,23 @@ def test_certificate_request(signer: keystay.Signer, tmp_path: Path) -> None:
         .sign(key, HASHES[signer.key_type])
     )
     assert request.is_signature_valid
-    path = tmp_path / "request.pem"
+    path = directory / "request.pem"
     path.write_bytes(request.public_bytes(Encoding.PEM))
     assert "verify OK" in openssl("req", "-verify", "-noout", "-in", path)
+
+
+def test_certificate_request(signer: keystay.Signer, tmp_path: Path) -> None:
+    """From each kind of key on the token."""
+    check_certificate_request(signer, tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_certificate_request_by_aws_kms(
+    ministack: MiniStack, kms_uri: KmsUri, kind: str, tmp_path: Path
+) -> None:
+    """From each kind of key in the KMS."""
+    with keystay.open_signer(kms_uri(ministack.key(kind))) as signer:
+        check_certificate_request(signer, tmp_path)
 
 
 def test_certificate_request_with_pss(rsa_signer: keystay.Signer, tmp_path: Path) -> None:

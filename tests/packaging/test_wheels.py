@@ -19,7 +19,12 @@ from tests.packaging.conftest import ROOT, THIRD_PARTY_WHEELS, Project, projects
 OPTIONAL = {
     "keystay.testing.pytest_plugin": "pytest",
     "keystay.testing.signer_contract": "pytest",
+    "keystay.testing.contract.base": "pytest",
     "keystay.testing.contract.fork": "pytest",
+    "keystay.testing.contract.identity": "pytest",
+    "keystay.testing.contract.lifetime": "pytest",
+    "keystay.testing.contract.secrecy": "pytest",
+    "keystay.testing.contract.signatures": "pytest",
     "keystay.testing.contract.tampering": "pytest",
     "keystay.testing.contract.verifiers": "pytest",
 }

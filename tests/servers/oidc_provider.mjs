@@ -4,7 +4,8 @@
 // usage: node oidc_provider.mjs CONFIG.json
 //
 // CONFIG.json: { "clients": [client metadata, RFC 7591], "scopes": [extra scopes],
-//                "initial_access_token": "…" (registration then requires it) }
+//                "initial_access_token": "…" (registration then requires it),
+//                "report_assertions": true (one {"event":"assertion",…} with the kid of each) }
 //
 // Standard output has one JSON object a line: first {"event":"ready","base_url":…}, then one
 // {"event":"refused",…} with the real reason for every token request turned down (the client only
@@ -28,8 +29,9 @@ const PATIENT = {
 const say = (event, details) => process.stdout.write(`${JSON.stringify({ event, ...details })}\n`);
 
 // The package checks signature, iss, sub, jti, replay and that exp is ahead. What SMART adds:
-function requireSmart(tokenEndpoint) {
+function requireSmart(tokenEndpoint, report) {
   return (_ctx, claims, header) => {
+    if (report) say('assertion', { client_id: claims.iss, kid: header.kid, at: Date.now() / 1000 });
     const refuse = (reason) => { throw new errors.InvalidClientAuth(reason); };
     const now = Date.now() / 1000;
     if (header.typ !== 'JWT') refuse('typ must be JWT');
@@ -73,7 +75,7 @@ function makeProvider(baseUrl, config) {
     clockTolerance: 0,
     ttl: { ClientCredentials: 300 },
     fetch: fetchLoopback,
-    assertJwtClientAuthClaimsAndHeader: requireSmart(`${baseUrl}/token`),
+    assertJwtClientAuthClaimsAndHeader: requireSmart(`${baseUrl}/token`, config.report_assertions),
   });
   const report = (event) => (ctx, error) => say(event, {
     client_id: ctx.oidc?.entities?.Client?.clientId ?? null,

@@ -1,8 +1,4 @@
-"""Fixtures for AWS KMS: the emulator for the session, a proxy before it for each test.
-
-`KEYSTAY_TEST_AWS_KEY` names a real key, which the tests that only sign then use; see
-docs/how-to/use-aws-kms.md.
-"""
+"""Fixtures for AWS KMS: the emulator for the session, a proxy before it for each test."""
 
 from __future__ import annotations
 
@@ -18,9 +14,6 @@ from tests.support.ministack import REGION, MiniStack
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-REAL_KEY = os.environ.get("KEYSTAY_TEST_AWS_KEY")
-"""Key URI of a real AWS key, or None."""
 
 
 class KmsUri(Protocol):

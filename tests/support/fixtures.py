@@ -36,6 +36,7 @@ class StartOIDCProvider(Protocol):
         *,
         scopes: Sequence[str] = (),
         initial_access_token: str | None = None,
+        report_assertions: bool = False,
     ) -> OIDCProvider:
         """Start it; see `OIDCProvider`."""
         ...
@@ -91,10 +92,15 @@ def oidc_provider(tmp_path: Path) -> Iterator[StartOIDCProvider]:
             *,
             scopes: Sequence[str] = (),
             initial_access_token: str | None = None,
+            report_assertions: bool = False,
         ) -> OIDCProvider:
             directory = tmp_path / f"oidc-provider-{next(numbers)}"
             provider = OIDCProvider(
-                directory, clients, scopes=scopes, initial_access_token=initial_access_token
+                directory,
+                clients,
+                scopes=scopes,
+                initial_access_token=initial_access_token,
+                report_assertions=report_assertions,
             )
             return running.enter_context(provider)
 

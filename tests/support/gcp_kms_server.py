@@ -316,9 +316,13 @@ class KmsService:
             if name in self.keys:
                 raise Refused("ALREADY_EXISTS", f"CryptoKey {name} already exists.")
             template = request.crypto_key.version_template
+            algorithm = template.algorithm.name
+            # Each new key is another one; but RSA keys take their time, and one will do.
+            number = 0 if algorithm.startswith("RSA") else len(self.keys) + 1
             made = self.add(
                 request.crypto_key_id,
-                template.algorithm.name,
+                algorithm,
+                private_key=key_for(algorithm, number),
                 level=template.protection_level.name,
                 purpose=request.crypto_key.purpose.name,
             )

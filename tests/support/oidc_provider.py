@@ -31,6 +31,7 @@ class OIDCProvider:
             `jwks_uri`.
         scopes: Scopes besides the usual `system/` ones for `*`, Patient and Observation.
         initial_access_token: Demanded for registration when given.
+        report_assertions: Whether each assertion is an event, with its kid.
 
     Attributes:
         base_url: The issuer.
@@ -43,6 +44,7 @@ class OIDCProvider:
         *,
         scopes: Sequence[str] = (),
         initial_access_token: str | None = None,
+        report_assertions: bool = False,
     ) -> None:
         """Start it and wait until it listens."""
         node = require_program("node", "nodejs npm")
@@ -58,6 +60,7 @@ class OIDCProvider:
             "clients": clients,
             "scopes": scopes,
             "initial_access_token": initial_access_token,
+            "report_assertions": report_assertions or None,
         }
         config.write_text(
             json.dumps({name: value for name, value in document.items() if value is not None})
@@ -117,6 +120,13 @@ class OIDCProvider:
             ) from None
         assert event["event"] == name, event
         return event
+
+    def events(self) -> list[dict[str, Any]]:
+        """Take every event that there is by now."""
+        found = []
+        while not self._events.empty():
+            found.append(self._events.get())
+        return found
 
     def close(self) -> None:
         """End the process and wait for it."""

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,12 +20,13 @@ from tests.support.missing import fail_missing, require_program
 from tests.support.softhsm import list_tokens, run_pkcs11_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from tests.support.softhsm import SoftHSM
 
 _START_TIMEOUT = 10.0
+_ACCEPTS = "00010000"  # __SO_ACCEPTCON of linux/net.h: listen() was called
 
 
 class P11KitServer:
@@ -39,11 +39,21 @@ class P11KitServer:
         token: The token that is served.
     """
 
-    def __init__(self, token: SoftHSM) -> None:
-        """Start to serve the token."""
+    def __init__(
+        self, token: SoftHSM, *, provider: str | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start to serve the token.
+
+        Args:
+            token: The token.
+            provider: The PKCS#11 library that shows it; default the token's own.
+            env: What that library wants in its environment besides the token's.
+        """
         require_program("p11-kit", "p11-kit")
         self.client_module = find_client_module()
         self.token = token
+        self._provider = provider or token.module
+        self._provider_env = {**token.env, **(env or {})}
         # A Unix socket's path has at most 107 bytes, so not below pytest's temporary folder.
         self._directory = Path(tempfile.mkdtemp(prefix="p11-"))
         self._socket = self._directory / "s"
@@ -79,30 +89,34 @@ class P11KitServer:
         """Start the server and wait until it listens."""
         self._process = subprocess.Popen(
             [
-                "p11-kit", "server", "--foreground", "--provider", self.token.module,
+                "p11-kit", "server", "--foreground", "--provider", self._provider,
                 "--name", str(self._socket), f"pkcs11:token={self.token.label}",
             ],
-            env={**os.environ, **self.token.env},
+            env={**os.environ, **self._provider_env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
         self._wait_for(self._listens)
-        # The probe was a connection too: wait until it is gone, so that children() can be counted.
-        self._wait_for(lambda: not self.children())
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         assert self._process is not None
         until = time.monotonic() + _START_TIMEOUT
         while not condition():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"p11-kit server did not start: {self._process.poll()}")
+                raise AssertionError(
+                    f"p11-kit server did not do as it should: {self._process.poll()}"
+                )
             time.sleep(0.01)
 
     def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            return probe.connect_ex(str(self._socket)) == 0
+        """Ask the kernel: a connection, to see whether it is taken, would be a child to count."""
+        for line in Path("/proc/net/unix").read_text().splitlines():
+            _, _, _, flags, _, _, _, *path = line.split(maxsplit=7)
+            if path == [str(self._socket)] and flags == _ACCEPTS:
+                return True
+        return False
 
     def children(self) -> list[int]:
         """Return the process ids of the open connections."""
@@ -116,6 +130,7 @@ class P11KitServer:
         for pid in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._wait_for(lambda: not any(_is_alive(str(pid)) for pid in found))
         return len(found)
 
     def stop(self) -> None:

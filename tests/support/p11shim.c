@@ -23,7 +23,7 @@ enum {
     INITIALIZE = 0, FINALIZE = 1, GET_INFO = 2, GET_FUNCTION_LIST = 3, GET_SLOT_INFO = 5,
     GET_TOKEN_INFO = 6, GET_MECHANISM_INFO = 8, OPEN_SESSION = 12, CLOSE_SESSION = 13,
     CLOSE_ALL_SESSIONS = 14, LOGIN = 18, GET_ATTRIBUTE_VALUE = 24, SIGN = 43,
-    SESSION_COUNT = 0xB1, MAX_LIES = 16,
+    DEVICE_ERROR = 0x30, SESSION_COUNT = 0xB1, MAX_LIES = 16,
 };
 
 static struct list {
@@ -32,13 +32,14 @@ static struct list {
 } own, *real;
 
 static struct {
-    long calls, microseconds, failures;
+    long calls, microseconds, failures, hangs;
     word failure;
     int skipped;
 } plan[FUNCTIONS];
 
+static int held;
 static word token_flags_on, token_flags_off, slot_flags_on, mechanism_flags_on;
-static long session_limit = -1, sessions;
+static long session_limit = -1, sessions, broken_slot = -1;
 static const char *vendor;
 static struct { word type; unsigned char value; } lies[MAX_LIES];
 static int lie_count;
@@ -47,12 +48,19 @@ void shim_fail(int function, word value, long times) {
     plan[function].failure = value;
     __atomic_store_n(&plan[function].failures, times, __ATOMIC_SEQ_CST);
 }
+void shim_hang(int function, long times) {
+    __atomic_store_n(&held, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&plan[function].hangs, times, __ATOMIC_SEQ_CST);
+}
+void shim_release(void) { __atomic_store_n(&held, 0, __ATOMIC_SEQ_CST); }
 void shim_delay(int function, long microseconds) { plan[function].microseconds = microseconds; }
 void shim_skip(int function, int skipped) { plan[function].skipped = skipped; }
 long shim_calls(int function) { return __atomic_load_n(&plan[function].calls, __ATOMIC_SEQ_CST); }
 void shim_token_flags(word on, word off) { token_flags_on = on; token_flags_off = off; }
 void shim_hardware(word slot, word mechanism) { slot_flags_on = slot; mechanism_flags_on = mechanism; }
 void shim_session_limit(long limit) { session_limit = limit; }
+long shim_sessions(void) { return __atomic_load_n(&sessions, __ATOMIC_SEQ_CST); }
+void shim_break_slot(long slot) { broken_slot = slot; }
 void shim_vendor(const char *name) { vendor = name ? strdup(name) : NULL; }
 void shim_attribute(word type, int value) {
     if (lie_count < MAX_LIES) {
@@ -93,11 +101,12 @@ static void lie(word attributes, word count) {
                 *item[i].value = lies[n].value;
 }
 
-static int fails(int number) {
-    long left = __atomic_load_n(&plan[number].failures, __ATOMIC_SEQ_CST);
+/* Takes one of so many times; -1 means always. */
+static int taken(long *times) {
+    long left = __atomic_load_n(times, __ATOMIC_SEQ_CST);
     while (left > 0)
-        if (__atomic_compare_exchange_n(&plan[number].failures, &left, left - 1, 0,
-                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        if (__atomic_compare_exchange_n(times, &left, left - 1, 0, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST))
             return 1;
     return left < 0;
 }
@@ -123,10 +132,15 @@ static word call(int number, word a, word b, word c, word d, word e, word f, wor
         struct timespec pause = {us / 1000000, us % 1000000 * 1000};
         nanosleep(&pause, NULL);
     }
+    if (taken(&plan[number].hangs))
+        while (__atomic_load_n(&held, __ATOMIC_SEQ_CST))
+            nanosleep(&(struct timespec){0, 2000000}, NULL);
     if (plan[number].skipped)
         return 0;
-    if (fails(number)) {
+    if (taken(&plan[number].failures)) {
         value = plan[number].failure;
+    } else if (number == GET_SLOT_INFO && (long)a == broken_slot) {
+        value = DEVICE_ERROR;
     } else if (number == OPEN_SESSION && session_limit >= 0 &&
                __atomic_load_n(&sessions, __ATOMIC_SEQ_CST) >= session_limit) {
         value = SESSION_COUNT;

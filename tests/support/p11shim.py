@@ -60,6 +60,7 @@ class Shim:
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
         self._library.shim_calls.restype = ctypes.c_long
+        self._library.shim_sessions.restype = ctypes.c_long
 
     def calls(self, function: str) -> int:
         """Return how often a function was called."""
@@ -69,6 +70,14 @@ class Shim:
         """Let a function return `value`, `times` times or (-1) until told otherwise (0)."""
         number = FUNCTIONS.index(function)
         self._library.shim_fail(number, ctypes.c_ulong(value), ctypes.c_long(times))
+
+    def hang(self, function: str, times: int = -1) -> None:
+        """Let a function not return, `times` times or always (-1), until `release`."""
+        self._library.shim_hang(FUNCTIONS.index(function), ctypes.c_long(times))
+
+    def release(self) -> None:
+        """Let every call that hangs go on."""
+        self._library.shim_release()
 
     def delay(self, function: str, seconds: float) -> None:
         """Let a function take longer."""
@@ -94,6 +103,14 @@ class Shim:
     def session_limit(self, limit: int) -> None:
         """Let there be no more sessions than that at once."""
         self._library.shim_session_limit(ctypes.c_long(limit))
+
+    def sessions(self) -> int:
+        """Return how many sessions are open."""
+        return int(self._library.shim_sessions())
+
+    def break_slot(self, slot: int) -> None:
+        """Let a slot answer what it is with CKR_DEVICE_ERROR."""
+        self._library.shim_break_slot(ctypes.c_long(slot))
 
     def attribute(self, kind: int, *, value: bool) -> None:
         """Let every object's attribute of that CKA number be that."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a software token and runs a command beside it.
 #
-#   pkcs11_modules.sh nss|opencryptoki DIRECTORY COMMAND...
+#   pkcs11_modules.sh nss|opencryptoki|tpm DIRECTORY COMMAND...
 #
 # DIRECTORY is empty and holds a file `pin`. The token is called keystay-peer. The command finds
 # KEYSTAY_MODULE, KEYSTAY_TOKEN and KEYSTAY_PIN_FILE in its environment.
@@ -10,6 +10,16 @@ what=$1 dir=$2
 shift 2
 PATH=$PATH:/usr/sbin:/sbin
 export KEYSTAY_TOKEN=keystay-peer KEYSTAY_PIN_FILE=$dir/pin
+
+wait_for() { # COMMAND...: until it succeeds, 10 s at most
+    for _ in {1..200}; do
+        if "$@" >/dev/null 2>&1; then return; fi
+        sleep 0.05
+    done
+    echo "in vain: $*" >&2
+    return 1
+}
+
 find_module() { compgen -G "/usr/lib/*/$1" | head -n 1; }
 
 init_token() {
@@ -50,8 +60,38 @@ opencryptoki() {
     chmod -R 770 /var/lock/opencryptoki
     pkcsslotd -f >"$dir/log" 2>&1 &
     trap 'kill $(jobs -p)' EXIT
-    sleep 1.5
     KEYSTAY_MODULE=$(find_module opencryptoki/libopencryptoki.so.0)
+    export KEYSTAY_MODULE
+    wait_for pkcs11-tool --module "$KEYSTAY_MODULE" --list-slots
+    init_token
+    "$@"
+}
+
+listens() { : <>"/dev/tcp/127.0.0.1/$1"; }
+
+on_the_bus() {
+    dbus-send --session --print-reply=literal --dest=org.freedesktop.DBus / \
+        org.freedesktop.DBus.NameHasOwner "string:$1" | grep -q true
+}
+
+# A TPM 2.0 in software, its resource manager on a bus of its own, and tpm2-pkcs11.
+tpm() {
+    if [[ -z ${KEYSTAY_BUS-} ]]; then
+        KEYSTAY_BUS=1 exec dbus-run-session -- "$0" tpm "$dir" "$@"
+    fi
+    mkdir "$dir"/{state,store}
+    local port=$((20000 + $$ % 10000 * 2))
+    swtpm socket --tpm2 --tpmstate "dir=$dir/state" \
+        --server "type=tcp,port=$port,bindaddr=127.0.0.1" \
+        --ctrl "type=tcp,port=$((port + 1)),bindaddr=127.0.0.1" \
+        --flags not-need-init,startup-clear >"$dir/log" 2>&1 &
+    trap 'kill $(jobs -p)' EXIT
+    wait_for listens $((port + 1))
+    tpm2-abrmd --session --allow-root --tcti="swtpm:host=127.0.0.1,port=$port" >>"$dir/log" 2>&1 &
+    wait_for on_the_bus com.intel.tss2.Tabrmd
+    export TPM2_PKCS11_TCTI=tabrmd:bus_type=session TPM2_PKCS11_STORE=$dir/store
+    export TPM2_PKCS11_LOG_LEVEL=0 TSS2_LOG=all+none
+    KEYSTAY_MODULE=$(find_module pkcs11/libtpm2_pkcs11.so)
     export KEYSTAY_MODULE
     init_token
     "$@"

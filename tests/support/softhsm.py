@@ -103,6 +103,14 @@ class SoftHSM:
             "--usage-sign", "--sensitive",
         )  # fmt: skip
 
+    def change_pin(self) -> None:
+        """Give the token another user PIN; `pin_file` stays as it is."""
+        new = WATCH.add("the token's new PIN", f"new{secrets.token_hex(8)}")
+        env = {**self.env, f"{_PIN_VARIABLE}_NEW": new}
+        change = ["--login", "--change-pin", "--new-pin", f"env:{_PIN_VARIABLE}_NEW"]
+        run_pkcs11_tool(self.module, self.label, self.pin, env, change)
+        self.pin = new
+
     def pkcs11_tool(self, *arguments: str) -> str:
         """Run OpenSC's pkcs11-tool on the token and return what it printed."""
         return run_pkcs11_tool(self.module, self.label, self.pin, self.env, arguments)

@@ -15,6 +15,7 @@ import pytest
 
 import keystay
 from keystay.testing import Reply
+from tests.support.clockshim import ClockShim, compile_clock_shim
 from tests.support.raw_server import RawServer, read_request
 from tests.support.secrets_watch import WATCH
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from keystay.signer import Signer
     from keystay.testing import SmartTestServer
+    from tests.support.client_process import ClientProcess
 
 CLIENT_ID = "hospital-etl"
 SCOPE = "system/Patient.rs"
@@ -96,13 +98,15 @@ def make_client(pem_signer: Signer, no_environment: None) -> Iterator[MakeClient
 def client_settings(
     signer: Signer, server: SmartTestServer | None = None, **settings: Any
 ) -> dict[str, Any]:
-    """Keyword arguments for both kinds of token client."""
+    """Keyword arguments for both kinds of token client; one try only, unless told otherwise."""
     base = {} if server is None else {"fhir_base_url": server.fhir_base_url}
     return {
         "client_id": CLIENT_ID,
         "signer": signer,
         "scope": SCOPE,
         "allow_insecure_loopback": True,
+        "retries": 0,
+        "signer_retries": 0,
         **base,
         **settings,
     }
@@ -125,6 +129,26 @@ def raw_server() -> Iterator[Callable[..., RawServer]]:
             return stack.enter_context(RawServer(talk, **options))
 
         yield start
+
+
+@pytest.fixture
+def client_process(registered: SmartTestServer, pem_file: Path) -> ClientProcess:
+    """Programs with a client of the strict server, in processes of their own."""
+    from tests.support.client_process import ClientProcess
+
+    return ClientProcess(registered, pem_file)
+
+
+@pytest.fixture(scope="session")
+def clock_shim_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that moves a process's clocks, compiled."""
+    return compile_clock_shim(tmp_path_factory.mktemp("clockshim"))
+
+
+@pytest.fixture
+def clocks(clock_shim_library: Path, tmp_path: Path) -> ClockShim:
+    """The clocks of processes that run with its `env`."""
+    return ClockShim(clock_shim_library, tmp_path / "clock-offsets")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from keystay.backends import (
     SignRequest,
 )
 from keystay.key_uri import KeyURI
+from keystay.publishing import asgi_app, wsgi_app
 
 
 def from_config() -> None:
@@ -65,6 +66,13 @@ def mistakes(signer: keystay.Signer) -> None:
     keystay.open_signer("file:client.pem", verify="never")  # type: ignore[arg-type]
     keystay.ClientAssertion(client_id="me")  # type: ignore[call-arg]
     keystay.no_such_name  # type: ignore[attr-defined]  # noqa: B018
+
+
+def publishing(config: keystay.Config) -> None:
+    """What to publish, and the applications that do."""
+    assert_type(keystay.published_keys(config, "epic-prod"), keystay.JWKSet)
+    asgi_app("epic-prod", config=config, max_age=60)
+    wsgi_app("epic-prod", "epic-test")
 
 
 def errors() -> str | None:

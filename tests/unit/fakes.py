@@ -42,6 +42,7 @@ class FakeKey:
         session: What it calls the session.
         calls: Every request it got.
         closed: How often it was closed.
+        threads: Which thread made each call.
     """
 
     private_key: Any = field(default_factory=lambda: PRIVATE_KEYS["P-384"])
@@ -50,8 +51,10 @@ class FakeKey:
     custody: Custody = CUSTODY
     able: tuple[str, ...] | None = None
     signs_here: bool = False
+    brief: bool = False
     calls: list[SignRequest] = field(default_factory=list)
     closed: int = 0
+    threads: list[int] = field(default_factory=list)
 
     def describe(self) -> KeyDescription:
         """As the private key is."""
@@ -59,12 +62,19 @@ class FakeKey:
         kty, curve, _ = jwk.key_kind(public_key)
         able = algorithms.for_key(kty, curve) if self.able is None else self.able
         return KeyDescription(
-            public_key, able, "key-1", "the fake key", self.custody, self.signs_here
+            public_key,
+            able,
+            "key-1",
+            "the fake key",
+            self.custody,
+            self.signs_here,
+            brief=self.brief,
         )
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Sign with `cryptography`."""
         self.calls.append(request)
+        self.threads.append(threading.get_ident())
         name = request.algorithm.name
         if isinstance(self.private_key, ed25519.Ed25519PrivateKey):
             assert request.message is not None

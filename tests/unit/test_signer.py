@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import os
 import pickle
@@ -47,7 +48,7 @@ from tests.unit.fakes import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from keystay.backends import BackendSignature
+    from keystay.backends import BackendSignature, SignRequest
 
 SECRET = WATCH.add("the PIN of the signer tests", "plaintext-pin-8265")
 DEFAULTS = {
@@ -583,6 +584,58 @@ class TestConcurrency:
             await Signer(LeasedKey(wait=5)).sign_async(b"message", timeout=0.05)
         with pytest.raises(AlgorithmError):
             await Signer(FakeKey()).sign_async(b"message", "RS384")
+
+    async def test_brief_signature(self) -> None:
+        """A key as fast as a local EC key signs on the loop; others have their turn in between."""
+        import anyio
+
+        key = FakeKey(brief=True)
+        signer, turns = Signer(key), 0
+
+        async def beat() -> None:
+            nonlocal turns
+            while len(key.calls) < 20:
+                turns += 1
+                await anyio.lowlevel.checkpoint()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(beat)
+            for _ in range(20):
+                await signer.sign_async(b"message")
+        assert {threading.get_ident()} == set(key.threads)
+        assert turns >= 10
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await signer.sign_async(b"message")
+        assert (20, True) == (len(key.calls), scope.cancelled_caught)
+
+    async def test_slow_signature(self) -> None:
+        """Any other signs in another thread, with the task's context."""
+        colour: contextvars.ContextVar[str] = contextvars.ContextVar("colour")
+        colour.set("green")
+        key, seen = FakeKey(), list[str]()
+
+        def stamp() -> bytes:
+            seen.append(colour.get())
+            return b"message"
+
+        await Signer(key).sign_stamped_async(stamp)
+
+        assert ["green"] == seen
+        assert threading.get_ident() not in key.threads
+
+    def test_late_signature(self) -> None:
+        """A backend that does not mind the deadline: what it returns too late is not used."""
+
+        class Late(FakeKey):
+            def sign(self, request: SignRequest) -> BackendSignature:
+                time.sleep(0.05)
+                return super().sign(request)
+
+        signer = Signer(Late(), name="late:key")
+        with pytest.raises(BackendTimeoutError, match=r"A signature by late:key .* 0\.01 s"):
+            signer.sign(b"message", timeout=0.01)
+        signer.sign(b"message")
 
     async def test_event_loop_stays_free(self) -> None:
         """While one signature waits, the loop runs on; cancelling does not wait for it."""

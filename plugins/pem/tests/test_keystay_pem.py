@@ -501,6 +501,14 @@ class TestKey:
         with pytest.raises(PolicyError):
             open_signer(f"file:{path}", custody="out-of-process")
 
+    @pytest.mark.parametrize(("kind", "brief"), [("P-384", True), ("RSA-2048", False)])
+    def test_brief(self, tmp_path: Path, kind: str, brief: bool) -> None:
+        """A signature on a curve is sooner made than handed to another thread; RSA's is not."""
+        path = write(tmp_path, pem(private_key(kind)))
+        key = Registry().open_key(key_uri.parse(f"file:{path}"), BackendContext())
+
+        assert brief is key.describe().brief
+
     def test_warns_once_for_each_file(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

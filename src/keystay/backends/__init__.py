@@ -16,10 +16,13 @@ from keystay.backends.port import (
     KeyStore,
     LeasesKey,
     ListsKeys,
+    NamesSuccessors,
     SigningKey,
     SignRequest,
+    TellsCustody,
 )
 from keystay.backends.secrets import Secret, SecretResolver
+from keystay.backends.workers import Workers
 
 __all__ = [
     "API_VERSION",
@@ -33,9 +36,12 @@ __all__ = [
     "KeyStore",
     "LeasesKey",
     "ListsKeys",
+    "NamesSuccessors",
     "Secret",
     "SecretResolver",
     "SignRequest",
     "SigningKey",
+    "TellsCustody",
+    "Workers",
     "hookimpl",
 ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.algorithms import Algorithm
-    from keystay.custody import Custody
+    from keystay.custody import Custody, Fact
 
 __all__ = [
     "API_VERSION",
@@ -35,8 +35,10 @@ __all__ = [
     "KeyStore",
     "LeasesKey",
     "ListsKeys",
+    "NamesSuccessors",
     "SignRequest",
     "SigningKey",
+    "TellsCustody",
 ]
 
 API_VERSION = 1
@@ -139,8 +141,12 @@ class KeyDescription:
         custody: Where the private key is while it signs.
         signs_here: The signature is computed by the very library that would verify it, in
             this process (a PEM key). The core then verifies one when it opens the key, not each.
+        created: When the key was made, and how that is known; None when the backend cannot say.
         algorithm_hint: What to do when another algorithm is asked for than the key can do here,
             in the backend's own words; None for a general remedy.
+        brief: A signature takes less than a hop to another thread and back is worth, 0.3 ms or
+            so, and cannot wait for anything: computed here, as a PEM key's on a curve. It is then
+            made on the event loop itself, every other in a thread.
     """
 
     public_key: PublicKeyTypes
@@ -150,6 +156,8 @@ class KeyDescription:
     custody: Custody
     signs_here: bool = False
     algorithm_hint: str | None = None
+    created: Fact | None = None
+    brief: bool = False
 
 
 class SigningKey(Protocol):
@@ -187,6 +195,22 @@ class LeasesKey(Protocol):
 
     def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
         """Wait for a session and hold it for the block."""
+
+
+@runtime_checkable
+class TellsCustody(Protocol):
+    """A key that can say anew where it is.
+
+    The core asks after each reconnection, before a signature is used: what answers then may be
+    something else than what was opened.
+    """
+
+    def custody(self, deadline: Deadline) -> Custody:
+        """Where the private key is now, as `KeyDescription.custody`.
+
+        Raises:
+            BackendError: It cannot be told.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +253,18 @@ class ListsKeys(KeyStore, Protocol):
 
     def list_keys(self) -> Sequence[KeyRecord]:
         """Every private key the URI matches."""
+
+
+@runtime_checkable
+class NamesSuccessors(KeyStore, Protocol):
+    """A key store that can name a new key after the one its URI names, for its rotation."""
+
+    def successor_uri(self, suffix: str) -> str:
+        """The URI of a new key; see `keystay.key_uri.successor_name`. Nothing is made.
+
+        Raises:
+            ConfigurationError: The URI gives the key no name that another could be made of.
+        """
 
 
 @dataclass(slots=True, repr=False)

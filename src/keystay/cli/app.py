@@ -26,8 +26,11 @@ _COMMANDS = {
     "backends": "List the installed backends; imports none.",
     "demo": "Show the main job, whole, on this machine.",
     "get": "Make one authorised FHIR read.",
-    "jwks": "Print the JWK Set to publish.",
+    "jwks": "Print the JWK Set to publish, serve it, check it.",
     "key": "Generate, list and show keys where they live.",
+    "rotate": "Replace a client's key without a failed request.",
+    "policy": "Compare keys with their policy.",
+    "report": "Report for an auditor where keys are.",
     "token": "Print an access token.",
 }
 

@@ -21,12 +21,13 @@ def assertion(client: str | None, audience: str | None, decode: bool) -> None:
     With --decode only its header and claims are shown.
     """
     from keystay.assertion import ClientAssertion, decode_unverified
-    from keystay.config import load_config, open_client_signer
+    from keystay.config import load_config
+    from keystay.rotation import ClientKeys
     from keystay.tokens.client import discover
 
     config = load_config()
     settings = config.client(client)
-    with open_client_signer(config, client) as signer:
+    with ClientKeys(config, client).open_current() as signer:
         url = audience or settings.token_endpoint
         if url is None:
             url = discover(

@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from keystay import algorithms, key_uri
 from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
+from keystay.config.limits import parse_rate, require_tries, require_window
 from keystay.config.models import ClientConfig, HttpSettings
 from keystay.errors import ConfigurationError, KeystayError
-from keystay.smart import scopes, urls
+from keystay.smart import scopes, urls, vendors
 
 __all__ = ["faults", "http_faults"]
 
@@ -109,6 +110,7 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
                 "Leave it out: the default is the thumbprint.",
             ),
         )
+    yield "vendor", partial(vendors.vendor_of, client.fhir_base_url, client.vendor)
     yield (
         "assertion_lifetime",
         partial(
@@ -118,6 +120,11 @@ def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:
             f"Leave it at {DEFAULT_LIFETIME}: that leaves room for clocks that differ.",
         ),
     )
+    yield "renewal_window", partial(require_window, client.renewal_window)
+    yield "retries", partial(require_tries, client.retries, "retries")
+    yield "signer_retries", partial(require_tries, client.signer_retries, "signer_retries")
+    if client.rate_limit is not None:
+        yield "rate_limit", partial(parse_rate, client.rate_limit)
 
 
 def _require(condition: object, message: str, hint: str) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from keystay.config.environment import client_from
 from keystay.config.models import FILE_NAME, Config, HttpSettings
 from keystay.config.toml_file import read_file
+from keystay.custody import Fact
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
@@ -49,8 +50,22 @@ def load_config(
     return Config(found, file.clients, client, http, file.policy, backends)
 
 
-def open_client_signer(config: Config, name: str | None = None) -> Signer:
+def open_client_signer(
+    config: Config,
+    name: str | None = None,
+    *,
+    uri: str | None = None,
+    algorithm: str | None = None,
+    kid: str | None = None,
+) -> Signer:
     """Open the key of a configured client, under the configuration's policy.
+
+    Args:
+        config: A loaded configuration.
+        name: The client.
+        uri: Another key than the configured one; `algorithm` and `kid` then go with it.
+        algorithm: Its JWS algorithm; default by key type.
+        kid: Its key id; default the thumbprint.
 
     Raises:
         KeystayError: The client is not configured or its key cannot be opened.
@@ -58,12 +73,17 @@ def open_client_signer(config: Config, name: str | None = None) -> Signer:
     from keystay.signer import open_signer
 
     client = config.client(name)
+    if uri is None:
+        uri, algorithm, kid = client.key, client.algorithm, client.kid
     return open_signer(
-        client.key,
-        algorithm=client.algorithm,
-        kid=client.kid,
+        uri,
+        algorithm=algorithm,
+        kid=kid,
         backends=config.backends,
-        custody=config.policy.custody,
+        policy=config.policy_of(client),
+        created=None
+        if client.key_created is None
+        else Fact(client.key_created.isoformat(), "asserted"),
         verify=client.verify,
         timeout=config.http.timeout,
         # The environment's paths start where the process does, the file's beside the file.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from keystay.errors import ConfigurationError, did_you_mean
+from keystay.policy import Policy
 
 __all__ = ["ClientConfig", "Config", "File", "HttpSettings", "PolicyConfig"]
 
@@ -18,6 +20,16 @@ FILE_NAME = "keystay.toml"
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table whose keys are known."""
+
+
+class PolicyConfig(Policy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[policy]` and `[clients.<name>.policy]`: the rules for keys, and one for publication.
+
+    Attributes:
+        require_published: Whether a token client only signs with a key it has seen at `jwks_url`.
+    """
+
+    require_published: bool = False
 
 
 class ClientConfig(_Table, frozen=True, kw_only=True):
@@ -35,7 +47,16 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         allowed_origins: Besides the FHIR server's, for the bearer token.
         allow_insecure_loopback: Allow plain HTTP to this machine.
         assertion_lifetime: Seconds, at most 300.
+        renewal_window: Share of a token's life, at its end, in which it is renewed; a minute
+            at most.
+        retries: How often a call tries again after broken connections, HTTP 429 and 5xx.
+        signer_retries: The same after a device or key service that is not there.
+        rate_limit: Token requests allowed, as requests/seconds; default no limit.
+        clock_correction: What to do about a clock that differs: `on` or `warn`.
         verify: `always` or `first`.
+        vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
+        key_created: When the key was made, for a backend that cannot say: a date.
+        policy: What its key must be, at least as strict as `[policy]`; default that.
     """
 
     fhir_base_url: str
@@ -49,7 +70,15 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     allowed_origins: list[str] = []
     allow_insecure_loopback: bool = False
     assertion_lifetime: int = 240
+    renewal_window: float = 0.2
+    retries: int = 3
+    signer_retries: int = 1
+    rate_limit: str | None = None
+    clock_correction: Literal["on", "warn"] = "on"
     verify: Literal["always", "first"] = "always"
+    vendor: str | None = None
+    key_created: date | None = None
+    policy: PolicyConfig | None = None
 
 
 class HttpSettings(_Table, frozen=True, kw_only=True):
@@ -77,16 +106,6 @@ class HttpSettings(_Table, frozen=True, kw_only=True):
     client_key_passphrase: str | None = None
 
 
-class PolicyConfig(_Table, frozen=True, kw_only=True):
-    """`[policy]`.
-
-    Attributes:
-        custody: The least custody accepted of any key.
-    """
-
-    custody: Literal["any", "out-of-process", "hardware"] = "any"
-
-
 class File(_Table, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -105,7 +124,7 @@ class Config:
         clients: By name.
         environment_client: The client the environment describes, or None.
         http: How to reach servers.
-        policy: What keys are accepted.
+        policy: What keys are accepted, where a client has no stricter policy.
         backends: Settings by URI scheme.
     """
 
@@ -120,6 +139,17 @@ class Config:
     def base_dir(self) -> Path:
         """Where relative paths in the file start."""
         return self.path.parent if self.path else Path()
+
+    def policy_of(self, client: ClientConfig) -> PolicyConfig:
+        """What is demanded of a client's key."""
+        return client.policy or self.policy
+
+    def client_name(self, name: str | None = None) -> str | None:
+        """What the client that `client(name)` returns is called; None for the environment's."""
+        client = self.client(name)
+        if name is None and client is not self.environment_client:
+            return next(iter(self.clients))
+        return name
 
     def client(self, name: str | None = None) -> ClientConfig:
         """A client by name; without one, the environment's or the only one in the file.

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 from keystay.errors import DiscoveryError
+from keystay.smart.http_times import retry_after
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.urls import require_base, require_secure
 
@@ -123,12 +124,16 @@ def _no_document(url: str, response: HttpResponse) -> DiscoveryError:
             hint="Use the base URL the vendor documents; redirects are not followed.",
             code="discovery-redirect",
         )
+    wait = retry_after(response)
+    later = "" if wait is None else f"Try again in {wait:.0f} s. "
     return DiscoveryError(
         f"Discovery at {url} failed with HTTP {response.status}.",
+        status=response.status,
+        retry_after=wait,
         cause="The FHIR base URL is wrong, or the server does not publish a SMART configuration."
         if response.status < 500
         else "The server has a problem.",
-        hint="Check fhir_base_url; set token_endpoint to go without discovery.",
+        hint=f"{later}Check fhir_base_url; set token_endpoint to go without discovery.",
     )
 
 

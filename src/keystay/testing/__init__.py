@@ -43,7 +43,7 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module 'keystay.testing' has no attribute {name!r}")
         import pytest
 
-        pytest.register_assert_rewrite("keystay.testing.signer_contract")
+        pytest.register_assert_rewrite("keystay.testing.contract")
         from keystay.testing.signer_contract import SignerContract
 
         return SignerContract

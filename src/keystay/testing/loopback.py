@@ -9,6 +9,7 @@ import socket
 import socketserver
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 from keystay.testing.messages import Reply, Request
@@ -33,6 +34,7 @@ class LoopbackServer:
         handle: Answers a request.
         ssl_context: Serve TLS with it; plain HTTP when None.
         hostname: `127.0.0.1` or `localhost`: how the URL names this machine.
+        clock: The time that `Date` says, in seconds since the epoch.
 
     Raises:
         ValueError: The host name is not a loopback one.
@@ -44,11 +46,12 @@ class LoopbackServer:
         *,
         ssl_context: ssl.SSLContext | None = None,
         hostname: str = "127.0.0.1",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Bind a free port and start to serve."""
         if hostname not in ("127.0.0.1", "localhost"):
             raise ValueError(f"only 127.0.0.1 and localhost are served, not {hostname}")
-        self._http = _Server(handle)
+        self._http = _Server(handle, clock)
         if ssl_context is not None:
             self._http.socket = ssl_context.wrap_socket(
                 self._http.socket, server_side=True, do_handshake_on_connect=False
@@ -90,8 +93,8 @@ class _Server(socketserver.ThreadingTCPServer):
     block_on_close = True
     request_queue_size = 128
 
-    def __init__(self, handle: Callable[[Request], Reply]) -> None:
-        self.handle = handle
+    def __init__(self, handle: Callable[[Request], Reply], clock: Callable[[], float]) -> None:
+        self.handle, self.clock = handle, clock
         self.closing = threading.Event()
         self._connections: set[socket.socket] = set()
         self._guard = threading.Lock()
@@ -179,8 +182,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if reply.disconnect:
             self.close_connection = True
             return
-        self.send_response(reply.status)
         names = {name.lower() for name in reply.headers}
+        self.send_response_only(reply.status)
+        self.send_header("Server", self.version_string())
+        if "date" not in names:
+            self.send_header("Date", self.date_time_string(int(self.server.clock())))
         for name, value in reply.headers.items():
             self.send_header(name, value)
         if "content-length" not in names and reply.status not in (204, 304):

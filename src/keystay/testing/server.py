@@ -74,7 +74,9 @@ class SmartTestServer:
         self._documents: dict[str, Reply] = {}
         self._lock = threading.Lock()
         self._ready = threading.Event()
-        self._loopback = LoopbackServer(self._handle, ssl_context=ssl_context, hostname=hostname)
+        self._loopback = LoopbackServer(
+            self._handle, ssl_context=ssl_context, hostname=hostname, clock=clock
+        )
         self.origin = self._loopback.origin
         self.fhir_base_url = f"{self.origin}{_FHIR_PATH}"
         self.token_endpoint = f"{self.origin}{_TOKEN_PATH}"

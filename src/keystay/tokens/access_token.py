@@ -6,12 +6,9 @@ import time
 from typing import NoReturn
 
 from keystay.smart.scopes import missing_scopes
+from keystay.tokens.clock import now
 
 __all__ = ["AccessToken"]
-
-# Renewal begins in the last fifth of a token's life, at most a minute before its end.
-_RENEWAL_SHARE = 0.2
-_RENEWAL_SECONDS = 60.0
 
 
 class AccessToken:
@@ -24,17 +21,16 @@ class AccessToken:
         expires_in: Seconds it lives, counted from `requested_at`.
         scope: What was granted.
         requested_scope: What was asked for.
-        requested_at: `time.monotonic()` from before the request was sent, so that time spent
+        requested_at: `clock.now()` from before the request was sent, so that time spent
             on the way is never added to the token's life.
         token_type: `Bearer`.
     """
 
     __slots__ = (
-        "_ends",
         "authorization",
+        "ends_at",
         "expires_at",
         "lifetime",
-        "renew_at",
         "requested_scope",
         "scope",
         "token_type",
@@ -57,11 +53,10 @@ class AccessToken:
         """`Bearer`."""
         self.lifetime = float(expires_in)
         """Seconds from request to expiry."""
-        self._ends = requested_at + self.lifetime
-        self.expires_at = time.time() + self._ends - time.monotonic()
-        """When it expires, as Unix time in seconds."""
-        self.renew_at = self._ends - min(_RENEWAL_SHARE * self.lifetime, _RENEWAL_SECONDS)
-        """`time.monotonic()` from which a client renews it."""
+        self.ends_at = requested_at + self.lifetime
+        """When it expires, by `keystay.tokens.clock.now()`."""
+        self.expires_at = time.time() + self.ends_at - now()
+        """When it expires, as Unix time in seconds, by this machine's clock when it was made."""
         self.scope = scope
         """The scope granted."""
         self.requested_scope = requested_scope
@@ -71,13 +66,13 @@ class AccessToken:
 
     @property
     def expired(self) -> bool:
-        """Whether its life is over, by the monotonic clock."""
-        return time.monotonic() >= self._ends
+        """Whether its life is over, by a clock that nobody sets and that counts sleep."""
+        return now() >= self.ends_at
 
     @property
     def expires_in(self) -> float:
         """Seconds left; 0.0 once expired."""
-        return max(0.0, self._ends - time.monotonic())
+        return max(0.0, self.ends_at - now())
 
     @property
     def missing_scopes(self) -> tuple[str, ...]:

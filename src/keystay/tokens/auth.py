@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any
 
-import anyio.to_thread
 import httpx
 
 from keystay.errors import ConfigurationError
@@ -29,7 +28,7 @@ class BearerAuth(httpx.Auth):
     Args:
         origins: Where the token may go.
         token: Returns a valid token; None where only the asynchronous one exists.
-        token_async: The same, asynchronous; None to run `token` in a worker thread.
+        token_async: The same, asynchronous.
         reject: Told which token was answered with a 401.
         cached: Returns a token that is good without any waiting, or None.
     """
@@ -39,7 +38,7 @@ class BearerAuth(httpx.Auth):
         origins: frozenset[Origin],
         *,
         token: Callable[[], AccessToken] | None,
-        token_async: Callable[[], Coroutine[Any, Any, AccessToken]] | None = None,
+        token_async: Callable[[], Coroutine[Any, Any, AccessToken]],
         reject: Callable[[AccessToken], None],
         cached: Callable[[], AccessToken | None],
     ) -> None:
@@ -79,20 +78,14 @@ class BearerAuth(httpx.Auth):
         if not self._is_allowed(request.url):
             yield request
             return
-        token = self._cached() or await self._fetch()
+        token = self._cached() or await self._token_async()
         request.headers["Authorization"] = token.authorization
         response = yield request
         if response.status_code == _UNAUTHORIZED and _was_sent(token, response):
             self._reject(token)
             if _repeatable(request):
-                request.headers["Authorization"] = (await self._fetch()).authorization
+                request.headers["Authorization"] = (await self._token_async()).authorization
                 yield request
-
-    async def _fetch(self) -> AccessToken:
-        if self._token_async is not None:
-            return await self._token_async()
-        assert self._token is not None
-        return await anyio.to_thread.run_sync(self._token, abandon_on_cancel=True)
 
     def _is_allowed(self, url: httpx.URL) -> bool:
         return (url.scheme, url.raw_host, url.port) in self._origins

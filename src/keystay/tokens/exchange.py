@@ -25,7 +25,7 @@ from keystay.tokens.network_errors import mapped, where
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
 
-__all__ = ["send", "send_async"]
+__all__ = ["require_open", "send", "send_async"]
 
 
 def send(
@@ -63,7 +63,7 @@ def send(
             response.close()
         return _answer(response, body)
 
-    _require_open(client)
+    require_open(client)
     with mapped(request, deadline):
         return _run(exchange, deadline, line)
 
@@ -78,7 +78,7 @@ async def send_async(
         if event.endswith(_CONNECTED):
             opened.append(info["return_value"])
 
-    _require_open(client)
+    require_open(client)
     with mapped(request, deadline), anyio.fail_after(deadline.remaining):
         try:
             message = _message(client, request, deadline)
@@ -127,7 +127,12 @@ def _message(
     )
 
 
-def _require_open(client: httpx.Client | httpx.AsyncClient) -> None:
+def require_open(client: httpx.Client | httpx.AsyncClient) -> None:
+    """Return if the client can be used.
+
+    Raises:
+        ConfigurationError: It is closed.
+    """
     if client.is_closed:
         raise ConfigurationError(
             "The HTTP client is closed.",

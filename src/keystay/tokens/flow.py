@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -18,12 +16,16 @@ from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.access_token import AccessToken
+from keystay.tokens.actions import BuildAssertion
+from keystay.tokens.clock import now
 from keystay.tokens.refusal import correlation_id, refusal
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
+    from keystay.tokens.actions import Flow
+    from keystay.tokens.server_clock import ServerClock
 
-__all__ = ["Action", "BuildAssertion", "Endpoint", "token_flow"]
+__all__ = ["Endpoint", "token_flow"]
 
 logger = logging.getLogger("keystay.tokens")
 
@@ -34,17 +36,6 @@ _MAX_LIFETIME = 10 * 365 * 86400
 _MAX_SHOWN = 20
 
 
-@dataclass(frozen=True, slots=True)
-class BuildAssertion:
-    """Asks the shell for a fresh assertion."""
-
-    assertion: ClientAssertion
-    audience: str
-
-
-Action = HttpRequest | BuildAssertion
-
-
 class Endpoint:
     """Where tokens are asked for: configured, or discovered and kept for a while.
 
@@ -53,6 +44,7 @@ class Endpoint:
         token_endpoint: Skips discovery when given.
         allow_insecure_loopback: Allow plain HTTP to this machine.
         lifetime: Seconds a discovered configuration is kept.
+        clock: Learns from the answer's Date header.
     """
 
     def __init__(
@@ -61,10 +53,12 @@ class Endpoint:
         token_endpoint: str | None,
         *,
         allow_insecure_loopback: bool,
-        lifetime: float = 3600.0,
+        lifetime: float,
+        clock: ServerClock,
     ) -> None:
         self._base, self._configured = fhir_base_url, token_endpoint
         self._insecure, self._lifetime = allow_insecure_loopback, lifetime
+        self._clock = clock
         self._kept: tuple[float, SmartConfiguration] | None = None
 
     def url(self, assertion: ClientAssertion) -> Generator[HttpRequest, HttpResponse, str]:
@@ -78,13 +72,23 @@ class Endpoint:
     def configuration(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
         """The SMART configuration, asked for anew once its lifetime is over."""
         kept = self._kept
-        if kept is not None and time.monotonic() < kept[0]:
+        if kept is not None and now() < kept[0]:
             return kept[1]
-        found = yield from discovery_flow(self._base, allow_insecure_loopback=self._insecure)
+        found = yield from self._discover()
         for warning in found.warnings:
             logger.warning("SMART configuration of %s: %s", self._base, warning)
-        self._kept = (time.monotonic() + self._lifetime, found)
+        self._kept = (now() + self._lifetime, found)
         return found
+
+    def _discover(self) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
+        flow = discovery_flow(self._base, allow_insecure_loopback=self._insecure)
+        response = yield next(flow)
+        self._clock.learn(response, is_first_hand=False)
+        try:
+            flow.send(response)
+        except StopIteration as finished:
+            return finished.value  # type: ignore[no-any-return]
+        raise AssertionError("discovery asks once")
 
     def forget(self) -> None:
         """Discover again next time."""
@@ -92,14 +96,21 @@ class Endpoint:
 
 
 def token_flow(
-    endpoint: Endpoint, assertion: ClientAssertion, scope: str
-) -> Generator[Action, Any, AccessToken]:
+    endpoint: Endpoint,
+    assertion: ClientAssertion,
+    scope: str,
+    *,
+    clock: ServerClock,
+    admit: Callable[[], Flow[None]],
+) -> Flow[AccessToken]:
     """Ask for one token.
 
     Args:
         endpoint: Where.
         assertion: Builds the client assertion; signed only after discovery has succeeded.
         scope: Normalised scopes.
+        clock: The server's, by which the assertion is stamped; learns from the answer.
+        admit: Passes when a token request may be sent.
 
     Raises:
         TokenRefusedError: The server refused.
@@ -107,8 +118,10 @@ def token_flow(
         DiscoveryError, AlgorithmError, NetworkError: Before it came to that.
     """
     url = yield from endpoint.url(assertion)
+    yield from admit()
+    corrected = clock.correction
     jwt: str = yield BuildAssertion(assertion, url)
-    requested_at = time.monotonic()
+    requested_at = now()
     body = urlencode(
         {
             "grant_type": "client_credentials",
@@ -122,6 +135,7 @@ def token_flow(
         "Content-Type": "application/x-www-form-urlencoded",
     }
     response: HttpResponse = yield HttpRequest("POST", url, "the token request", headers, body)
+    clock.learn(response, is_first_hand=True)
     if 300 <= response.status < 400:
         raise NetworkError(
             f"The token endpoint {url} redirects (HTTP {response.status}).",
@@ -134,9 +148,12 @@ def token_flow(
     if response.status not in (200, 201) or (document is not None and document.get("error")):
         if response.status in (404, 410):
             endpoint.forget()
-        raise refusal(response, assertion, url)
+        skew = None if clock.offset is None else clock.offset - corrected
+        raise refusal(response, assertion, url, skew if clock.matters(skew) else None)
     if document is None:
-        raise _unusable(response, url, "it is not a JSON object")
+        is_html = response.body.lstrip()[:1] == b"<"
+        what = "it is a web page" if is_html else "it is not a JSON object"
+        raise _unusable(response, url, what)
     return _granted(document, response, url, scope, requested_at)
 
 

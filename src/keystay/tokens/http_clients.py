@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import httpx
 
 from keystay.backends.secrets import SecretResolver
+from keystay.config import HttpSettings
 from keystay.config.checks import http_faults
 from keystay.errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from keystay.config import HttpSettings
+__all__ = ["HttpLink", "new_async_client", "new_client"]
 
-__all__ = ["new_async_client", "new_client"]
+Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 
 # A token is asked for every few minutes. By then a firewall has often dropped the idle
 # connection without a word, so every exchange opens its own.
@@ -30,14 +32,60 @@ def new_client(settings: HttpSettings) -> httpx.Client:
     Raises:
         ConfigurationError: A setting cannot be used.
     """
-    with _proxies_usable():
-        return httpx.Client(**_options(settings))
+    return HttpLink(settings, httpx.Client).client
 
 
 def new_async_client(settings: HttpSettings) -> httpx.AsyncClient:
     """As `new_client`, asynchronous."""
-    with _proxies_usable():
-        return httpx.AsyncClient(**_options(settings))
+    return HttpLink(settings, httpx.AsyncClient).client
+
+
+class HttpLink(Generic[Client]):
+    """How servers are reached: the caller's own httpx client, or one made from settings.
+
+    A client made here is made anew in a forked child: another thread may have held a lock of the
+    parent's at that moment. Certificates and secrets are not read again.
+
+    Args:
+        given: Settings, an httpx client, or None for default settings.
+        kind: The class of client wanted.
+
+    Attributes:
+        settings: As given; the default ones beside a caller's own client.
+        is_own: Whether the client is ours to close.
+
+    Raises:
+        ConfigurationError: A setting cannot be used, or the client is of another kind.
+    """
+
+    def __init__(
+        self, given: HttpSettings | httpx.Client | httpx.AsyncClient | None, kind: type[Client]
+    ) -> None:
+        self.is_own: bool = given is None or isinstance(given, HttpSettings)
+        self.settings: HttpSettings = given if isinstance(given, HttpSettings) else HttpSettings()
+        self._client: Client
+        self._inherited: Client  # kept, so that a child does not tidy up the parent's sockets
+        if self.is_own:
+            self._make: Callable[[], Client] = partial(kind, **_options(self.settings))
+            with _proxies_usable():
+                self._client = self._make()
+        elif isinstance(given, kind):
+            self._client = given
+        else:
+            raise ConfigurationError(
+                f"http is a {type(given).__name__}.",
+                hint=f"Hand in an httpx.{kind.__name__} or HttpSettings.",
+            )
+        self._pid = os.getpid()
+
+    @property
+    def client(self) -> Client:
+        """The client to use in this process."""
+        if self._pid != os.getpid() and self.is_own and not self._client.is_closed:
+            with _proxies_usable():
+                self._inherited, self._client = self._client, self._make()
+            self._pid = os.getpid()
+        return self._client
 
 
 def _options(settings: HttpSettings) -> dict[str, Any]:

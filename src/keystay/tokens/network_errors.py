@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from keystay.backends.port import Deadline
     from keystay.smart.messages import HttpRequest
 
-__all__ = ["mapped", "where"]
+__all__ = ["mapped", "root", "where"]
+
+
+# OpenSSL's X509_V_ERR_… numbers (x509_vfy.h): not yet valid and expired; host, e-mail, IP mismatch.
+_EXPIRED = (9, 10)
+_OTHER_HOST = (62, 64)
 
 
 @contextmanager
@@ -45,32 +50,25 @@ def _late(request: HttpRequest, deadline: Deadline) -> NetworkTimeoutError:
 
 def _failed(request: HttpRequest, error: Exception) -> NetworkError:
     what = f"{request.purpose[:1].upper()}{request.purpose[1:]} to {where(request)} failed"
-    root = _root(error)
-    if isinstance(root, ssl.SSLCertVerificationError):
+    inner = root(error)
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return _untrusted(what, inner)
+    if isinstance(inner, ssl.SSLError):
         return NetworkError(
-            f"{what}: its TLS certificate is not trusted ({root.verify_message}).",
-            cause="The certificate is expired, for another host, or from a CA this machine does "
-            "not know (a TLS-inspecting proxy has its own).",
-            hint='Set [http] ca_bundle = "/path/to/your-ca.pem" if the CA is your organisation\'s. '
-            "Verification cannot be turned off.",
-            code="tls-untrusted",
-        )
-    if isinstance(root, ssl.SSLError):
-        return NetworkError(
-            f"{what}: TLS could not be agreed on ({root.reason or 'unknown reason'}).",
+            f"{what}: TLS could not be agreed on ({inner.reason or 'unknown reason'}).",
             cause="The server speaks no TLS on this port, wants a client certificate, or only "
             "offers versions before 1.2.",
             hint="Check the port; set [http] client_cert where mutual TLS is required.",
             code="tls-failed",
         )
-    if isinstance(root, socket.gaierror | UnicodeError):
+    if isinstance(inner, socket.gaierror | UnicodeError):
         return NetworkError(
             f"{what}: the host name cannot be resolved.",
             cause="The name is misspelt, or this machine has no DNS for it.",
             hint="Check the URL; behind a proxy set [http] proxy.",
             code="network-dns",
         )
-    if isinstance(root, ConnectionRefusedError):
+    if isinstance(inner, ConnectionRefusedError):
         return NetworkError(
             f"{what}: the connection was refused.",
             cause="Nothing listens there, or a firewall refuses.",
@@ -90,7 +88,34 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
     )
 
 
-def _root(error: BaseException) -> BaseException:
+def _untrusted(what: str, error: ssl.SSLCertVerificationError) -> NetworkError:
+    if error.verify_code in _EXPIRED:
+        return NetworkError(
+            f"{what}: its TLS certificate is not valid now ({error.verify_message}).",
+            cause="The server's certificate was not renewed, or this machine's clock is wrong.",
+            hint="Compare this machine's clock; then tell whoever runs the server. Verification "
+            "cannot be turned off.",
+            code="tls-expired",
+        )
+    if error.verify_code in _OTHER_HOST:
+        return NetworkError(
+            f"{what}: its TLS certificate is for another host ({error.verify_message}).",
+            cause="The URL has another name for the server than its certificate, or another "
+            "server answered.",
+            hint="Use the host name that the vendor documents. Verification cannot be turned off.",
+            code="tls-wrong-host",
+        )
+    return NetworkError(
+        f"{what}: its TLS certificate is not trusted ({error.verify_message}).",
+        cause="The certificate is from a CA this machine does not know (a TLS-inspecting proxy has "
+        "its own).",
+        hint='Set [http] ca_bundle = "/path/to/your-ca.pem" if the CA is your organisation\'s. '
+        "Verification cannot be turned off.",
+        code="tls-untrusted",
+    )
+
+
+def root(error: BaseException) -> BaseException:
     """The innermost error: httpx, httpcore and anyio wrap what the socket said."""
     while True:
         inner = error.__cause__ or error.__context__

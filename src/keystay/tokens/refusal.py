@@ -8,18 +8,16 @@ ourselves (the kid, the algorithm, the audience, the clocks) is laid beside it.
 from __future__ import annotations
 
 import re
-import time
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from keystay.errors import TokenRefusedError, TokenServerError
+from keystay.smart.http_times import retry_after
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
     from keystay.smart.messages import HttpResponse
 
-__all__ = ["clock_offset", "correlation_id", "refusal"]
+__all__ = ["correlation_id", "refusal"]
 
 _CORRELATION_HEADERS = (
     "x-correlation-id",
@@ -34,8 +32,6 @@ _JWT = re.compile(
     r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]{16,}+\.[A-Za-z0-9_-]{16,}+(?:\.[A-Za-z0-9_-]*+)?"
 )
 _MAX_TEXT = 500
-# Assertions live minutes; a smaller difference between the clocks does no harm.
-_SKEW_THAT_MATTERS = 30.0
 
 _HINTS = {
     "invalid_scope": (
@@ -60,13 +56,17 @@ _HINTS = {
 }
 
 
-def refusal(response: HttpResponse, assertion: ClientAssertion, endpoint: str) -> TokenRefusedError:
+def refusal(
+    response: HttpResponse, assertion: ClientAssertion, endpoint: str, skew: float | None = None
+) -> TokenRefusedError:
     """The error for a response that refuses.
 
     Args:
         response: Anything but a success.
         assertion: What was sent, for what it says of client, kid and algorithm.
         endpoint: Where it was sent.
+        skew: Seconds by which the server's clock was ahead of the assertion's times, if that
+            explains the refusal.
     """
     body = response.json_object() or {}
     error = _text(body.get("error")) or ""
@@ -79,7 +79,7 @@ def refusal(response: HttpResponse, assertion: ClientAssertion, endpoint: str) -
         message += f" error_uri: {uri}."
     if correlation:
         message += f" Correlation id: {correlation}."
-    cause, hint, code = _explain(response, error, assertion, endpoint)
+    cause, hint, code = _explain(response, error, assertion, endpoint, skew)
     kind = TokenServerError if response.status >= 500 else TokenRefusedError
     return kind(
         message,
@@ -87,7 +87,7 @@ def refusal(response: HttpResponse, assertion: ClientAssertion, endpoint: str) -
         error=error,
         error_description=description,
         error_uri=uri,
-        retry_after=_retry_after(response),
+        retry_after=retry_after(response),
         correlation_id=correlation,
         cause=cause,
         hint=hint,
@@ -101,21 +101,19 @@ def correlation_id(response: HttpResponse) -> str | None:
     return next((_text(headers[name]) for name in _CORRELATION_HEADERS if name in headers), None)
 
 
-def clock_offset(response: HttpResponse) -> float | None:
-    """Seconds the server's clock is ahead of this machine's, by its Date header, or None."""
-    moment = _http_date(response.headers.get("date"))
-    return None if moment is None else moment - time.time()
-
-
 def _explain(
-    response: HttpResponse, error: str, assertion: ClientAssertion, endpoint: str
+    response: HttpResponse,
+    error: str,
+    assertion: ClientAssertion,
+    endpoint: str,
+    skew: float | None,
 ) -> tuple[str, str, str | None]:
     """Likely cause, remedy, and a more specific code."""
+    wait = retry_after(response)
     if response.status == 429:
-        wait = _retry_after(response)
         return (
             "More tokens were asked for than this client may have.",
-            (f"Wait {wait:g} s. " if wait is not None else "Wait. ")
+            (f"Wait {wait:.0f} s. " if wait is not None else "Wait. ")
             + "Share one TokenClient: it keeps a token until shortly before it expires.",
             "token-rate-limited",
         )
@@ -125,7 +123,8 @@ def _explain(
                 "The server or a gateway before it has a problem; some hide a wrong client or "
                 "tenant behind HTTP 500."
             ),
-            "Try again later; when it lasts, send the correlation id to the server's support.",
+            (f"Try again in {wait:.0f} s" if wait is not None else "Try again later")
+            + "; when it lasts, send the correlation id to the server's support.",
             None,
         )
     if response.status in (404, 405):
@@ -133,7 +132,7 @@ def _explain(
     if error in _HINTS:
         return (*_HINTS[error], None)
     if error == "invalid_client" or (not error and response.status == 401):
-        return (*_explain_invalid_client(response, assertion, endpoint), None)
+        return (*_explain_invalid_client(assertion, endpoint, skew), None)
     return (
         "The server gives no reason that keystay knows.",
         "Ask the server's support, with the time and the correlation id.",
@@ -142,17 +141,16 @@ def _explain(
 
 
 def _explain_invalid_client(
-    response: HttpResponse, assertion: ClientAssertion, endpoint: str
+    assertion: ClientAssertion, endpoint: str, skew: float | None
 ) -> tuple[str, str]:
     signer = assertion.signer
-    offset = clock_offset(response)
-    if offset is not None and abs(offset) > _SKEW_THAT_MATTERS:
-        side = "behind" if offset > 0 else "ahead of"
+    if skew is not None:
+        side = "behind" if skew > 0 else "ahead of"
         cause = (
-            f"This machine's clock is {abs(offset):.0f} s {side} the server's, so the assertion's "
+            f"This machine's clock is {abs(skew):.0f} s {side} the server's, so the assertion's "
             "times are wrong."
         )
-        hint = "Set the clock (chrony, ntpd), then try again."
+        hint = 'Set the clock (chrony, ntpd); clock_correction = "on" makes up for a day at most.'
     else:
         cause = "The server could not match the assertion to a registered client and key."
         hint = ""
@@ -172,20 +170,3 @@ def _text(value: object) -> str | None:
     if not text:
         return None
     return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
-
-
-def _retry_after(response: HttpResponse) -> float | None:
-    """Retry-After in seconds (RFC 9110 §10.2.3), never negative."""
-    value = response.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value[:9])
-    moment = _http_date(value)
-    return None if moment is None else max(0.0, moment - time.time())
-
-
-def _http_date(value: str | None) -> float | None:
-    try:
-        moment = parsedate_to_datetime(value or "")
-    except (ValueError, TypeError):
-        return None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -1,4 +1,4 @@
-"""Leads `ehr.example.org` to the SMART server of this test run, in every Python on the stage.
+"""Leads `ehr.example.org` and `keys.example.org` to this test run's server, in every Python.
 
 So examples run as they are written: with the real host name, port 443 and TLS.
 """
@@ -6,7 +6,7 @@ So examples run as they are written: with the real host name, port 443 and TLS.
 import os
 import socket
 
-_HOST = "ehr.example.org"
+_HOSTS = ("ehr.example.org", "keys.example.org")
 _PORT = int(os.environ["KEYSTAY_DOCS_PORT"])
 _HTTPS = ("127.0.0.1", 443)
 
@@ -16,7 +16,7 @@ _connect = socket.socket.connect
 
 def getaddrinfo(host, *args, **kwargs):  # type: ignore[no-untyped-def]
     name = host.decode() if isinstance(host, bytes) else host
-    return _getaddrinfo("127.0.0.1" if name == _HOST else host, *args, **kwargs)
+    return _getaddrinfo("127.0.0.1" if name in _HOSTS else host, *args, **kwargs)
 
 
 def connect(self, address):  # type: ignore[no-untyped-def]

@@ -487,10 +487,31 @@ class TestErrors:
 
 
 HELP = {
-    "": ["assertion", "backends", "demo", "get", "jwks", "key", "token", "--debug", "--version"],
+    "": [
+        "assertion",
+        "backends",
+        "demo",
+        "get",
+        "jwks",
+        "key",
+        "rotate",
+        "token",
+        "--debug",
+        "--version",
+    ],
     "token": ["[CLIENT]", "--scope", "--json"],
     "assertion": ["[CLIENT]", "--audience", "--decode"],
-    "jwks": ["[CLIENT]"],
+    "jwks": ["[CLIENT] [--out FILE]", "serve [CLIENT]", "check URL [CLIENT]"],
+    "jwks print": ["[CLIENT]", "--out"],
+    "jwks serve": ["--host", "--port", "--path", "--max-age", "reverse proxy"],
+    "jwks check": ["URL", "[CLIENT]", "--json"],
+    "rotate": ["plan", "start", "promote", "finish", "abort", "status"],
+    "rotate plan": ["--url", "--json"],
+    "rotate start": ["--key", "--type", "--algorithm", "--kid", "--json"],
+    "rotate promote": ["--force", "--drain", "--url", "29 hours", "--json"],
+    "rotate finish": ["--force", "--json"],
+    "rotate abort": ["--json"],
+    "rotate status": ["--json"],
     "get": ["[CLIENT] PATH", "--accept"],
     "key": ["generate", "list", "show"],
     "key generate": ["URI", "--type", "P-384", "RSA-3072", "Ed25519", "--json"],
@@ -498,6 +519,9 @@ HELP = {
     "key show": ["URI", "--json"],
     "backends": ["--json"],
     "demo": ["SoftHSM"],
+    "policy": ["check"],
+    "policy check": ["[CLIENT]", "--json"],
+    "report": ["[CLIENT]...", "--format", "--out", "--offline", "--verify", "--digest"],
 }
 
 

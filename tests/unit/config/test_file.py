@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -40,6 +41,14 @@ allowed_origins = ["https://files.example.org"]
 allow_insecure_loopback = true
 assertion_lifetime = 120
 verify = "first"
+vendor = "epic"
+renewal_window = 0.3
+retries = 5
+signer_retries = 2
+rate_limit = "5/60"
+clock_correction = "warn"
+key_created = 2026-01-15
+policy = { max_key_age = 100 }
 
 [http]
 ca_bundle = "ca.pem"
@@ -53,10 +62,28 @@ client_key_passphrase = "file:/abs/passphrase"
 
 [policy]
 custody = "out-of-process"
+evidence = "reported"
+backends = ["pkcs11", "awskms"]
+algorithms = ["ES384", "RS384"]
+min_rsa_bits = 3072
+min_ec_bits = 384
+max_key_age = 400
+require_published = true
 
 [backends.pkcs11]
 module = "/usr/lib/softhsm/libsofthsm2.so"
 """
+
+POLICY: dict[str, Any] = {
+    "custody": "out-of-process",
+    "evidence": "reported",
+    "backends": ("pkcs11", "awskms"),
+    "algorithms": ("ES384", "RS384"),
+    "min_rsa_bits": 3072,
+    "min_ec_bits": 384,
+    "max_key_age": 400,
+    "require_published": True,
+}
 
 
 def load(folder: Path, text: str | bytes) -> keystay.Config:
@@ -95,6 +122,14 @@ def test_every_key(tmp_path: Path) -> None:
             allow_insecure_loopback=True,
             assertion_lifetime=120,
             verify="first",
+            vendor="epic",
+            renewal_window=0.3,
+            retries=5,
+            signer_retries=2,
+            rate_limit="5/60",
+            clock_correction="warn",
+            key_created=date(2026, 1, 15),
+            policy=PolicyConfig(**{**POLICY, "max_key_age": 100}),
         )
     }
     expected = HttpSettings(
@@ -108,7 +143,7 @@ def test_every_key(tmp_path: Path) -> None:
         client_key_passphrase="file:/abs/passphrase",
     )
     assert expected == config.http
-    assert PolicyConfig(custody="out-of-process") == config.policy
+    assert PolicyConfig(**POLICY) == config.policy
     assert {"pkcs11": {"module": "/usr/lib/softhsm/libsofthsm2.so"}} == config.backends
     assert (tmp_path, None) == (config.base_dir, config.environment_client)
 
@@ -180,6 +215,9 @@ FAULTS: dict[str, tuple[str, str | None, str, str]] = {
     ),
     "unknown-verify": (
         CLIENT + 'verify = "sometimes"\n', "5", "config-value-invalid", "'always', 'first'",
+    ),
+    "unknown-vendor": (
+        CLIENT + 'vendor = "epics"\n', "5", "config-value-invalid", "Did you mean 'epic'?",
     ),
     "unknown-custody": (
         '[policy]\ncustody = "hsm"\n', "2", "config-value-invalid", "'out-of-process'",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import keystay
+from keystay.tokens import clock
 from tests.support.secrets_watch import WATCH
 
 VALUE = "a-secret-access-token-value"
@@ -22,7 +23,7 @@ def token(**changes: Any) -> keystay.AccessToken:
         "expires_in": 300.0,
         "scope": "system/Patient.rs",
         "requested_scope": "system/Patient.rs",
-        "requested_at": time.monotonic(),
+        "requested_at": clock.now(),
         **changes,
     }
     return keystay.AccessToken(VALUE, **settings)
@@ -45,37 +46,21 @@ def test_not_pickled(protocol: int) -> None:
         copy.copy(token())
 
 
-@pytest.mark.parametrize(
-    ("lifetime", "window"),
-    [
-        pytest.param(2, 0.4, id="seconds"),
-        pytest.param(300, 60, id="five-minutes"),
-        pytest.param(100, 20, id="last-fifth"),
-        pytest.param(3600, 60, id="at-most-a-minute"),
-    ],
-)
-def test_renewal_window(lifetime: float, window: float) -> None:
-    """Renewal begins in the last fifth of the life, at most a minute before its end."""
-    at = time.monotonic()
-    made = token(expires_in=lifetime, requested_at=at)
-    assert pytest.approx(at + lifetime - window) == made.renew_at
-
-
 def test_expires_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stepped wall clock neither ends nor prolongs a token."""
-    now = time.monotonic()
+    now = clock.now()
     made = token(expires_in=300, requested_at=now)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     seen = []
     for later in (0.0, 299.9, 300.0, 400.0):
-        monkeypatch.setattr(time, "monotonic", lambda later=later: now + later)
+        monkeypatch.setattr("keystay.tokens.access_token.now", lambda later=later: now + later)
         seen.append((made.expired, round(made.expires_in, 1)))
     assert [(False, 300.0), (False, 0.1), (True, 0.0), (True, 0.0)] == seen
 
 
 def test_life_counts_from_the_request() -> None:
     """Time spent on the way is not added to the token's life; `expires_at` is Unix time."""
-    made = token(expires_in=300, requested_at=time.monotonic() - 100)
+    made = token(expires_in=300, requested_at=clock.now() - 100)
     assert pytest.approx(200, abs=1) == made.expires_in
     assert pytest.approx(time.time() + 200, abs=1) == made.expires_at
 

@@ -68,15 +68,13 @@ def signed(client: Any, url: str) -> httpx.Request:
 
 
 @pytest.fixture
-def offline(
-    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, registered: SmartTestServer
-) -> keystay.TokenClient:
+def offline(make_client: MakeClient, registered: SmartTestServer) -> keystay.TokenClient:
     """A client of a server that is not there, with a token from one that is."""
     client: keystay.TokenClient = make_client(
         fhir_base_url=BASE, allowed_origins=[FILES, "https://[2001:db8::1]:8443"]
     )
     granted = make_client(registered).token()
-    monkeypatch.setattr(client, "request_token", lambda: granted)
+    client._renewal.adopt(granted)
     return client
 
 

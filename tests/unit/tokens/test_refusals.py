@@ -28,7 +28,9 @@ def refuse(
     registered: SmartTestServer, make_client: MakeClient
 ) -> Callable[[Reply], TokenRefusedError]:
     """A function that asks for a token and returns the refusal that came of the answer."""
-    client = make_client(registered, token_endpoint=registered.token_endpoint)
+    client = make_client(
+        registered, token_endpoint=registered.token_endpoint, clock_correction="warn"
+    )
 
     def refused(reply: Reply) -> TokenRefusedError:
         registered.script(registered.token_endpoint, [reply])

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from keystay_aws_kms import errors
+from keystay_aws_kms import error_codes, errors
 from keystay_aws_kms.quiet import quiet
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Calls:
             if isinstance(outcome, _NoAnswerError):
                 break
             last = outcome
-            if not errors.is_retryable(last, operation):
+            if not error_codes.is_retryable(last, operation):
                 errors.raise_translated(last, errors.Call(operation, key, self._connection.where))
             limit = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (attempt - 1))
             delay = random.uniform(0.0, limit)  # noqa: S311

@@ -1,4 +1,4 @@
-"""Maps what boto3 raises, at one place; decides what is worth another attempt.
+"""Maps what boto3 raises, at one place.
 
 What AWS wrote is never quoted: a refused signature comes back with the canonical request, and
 that holds the session token. Only ARNs are taken from a message.
@@ -22,38 +22,23 @@ from keystay.errors import (
     KeyUnusableError,
     LoginError,
 )
+from keystay_aws_kms.error_codes import (
+    CREDENTIALS,
+    DENIED,
+    EXPIRED,
+    LOST,
+    code_of,
+    is_passing,
+    is_throttled,
+)
 
-__all__ = ["Call", "code_of", "is_retryable", "is_throttled", "raise_late", "raise_translated"]
+__all__ = ["Call", "raise_late", "raise_translated"]
 
-# KMS API reference, "Common errors" and those of Sign.
-_THROTTLED = frozenset(
-    ("ThrottlingException", "Throttling", "ThrottledException", "TooManyRequestsException",
-     "RequestLimitExceeded", "RequestThrottled", "RequestThrottledException", "SlowDown",
-     "LimitExceededException")
-)  # fmt: skip
-_TRANSIENT = frozenset(
-    ("KeyUnavailableException", "DependencyTimeoutException", "KMSInternalException",
-     "InternalFailure", "InternalServiceError", "ServiceUnavailable", "RequestTimeout",
-     "RequestTimeoutException")
-)  # fmt: skip
-_DENIED = frozenset(("AccessDeniedException", "AccessDenied", "NotAuthorized", "OptInRequired"))
-_EXPIRED = frozenset(("ExpiredTokenException", "ExpiredToken"))
-_CREDENTIALS = _EXPIRED | frozenset(
-    ("UnrecognizedClientException", "InvalidSignatureException", "SignatureDoesNotMatch",
-     "IncompleteSignature", "IncompleteSignatureException", "InvalidClientTokenId",
-     "MissingAuthenticationToken", "MissingAuthenticationTokenException", "RequestExpired",
-     "InvalidAccessKeyId", "AuthFailure")
-)  # fmt: skip
-_LOST = (
-    sdk.ConnectTimeoutError, sdk.ReadTimeoutError, sdk.ConnectionClosedError,
-    sdk.ResponseStreamingError,
-)  # fmt: skip
 # What their text may hold is anybody's guess: parameters, a credential process's output.
 _NOT_CHAINED = (
     sdk.CredentialRetrievalError, sdk.TokenRetrievalError, sdk.ParamValidationError,
     sdk.PartialCredentialsError,
 )  # fmt: skip
-_NOT_IDEMPOTENT = frozenset(("CreateKey", "CreateAlias", "ScheduleKeyDeletion"))
 _OTHER_SERVICES = {
     "AssumeRole": "sts", "AssumeRoleWithWebIdentity": "sts", "AssumeRoleWithSAML": "sts",
     "GetSessionToken": "sts", "GetRoleCredentials": "sso", "CreateToken": "sso-oauth",
@@ -77,29 +62,6 @@ class Call:
     operation: str
     key: str
     where: str
-
-
-def code_of(error: Exception) -> str:
-    """AWS's error code; "" when AWS did not answer."""
-    if not isinstance(error, sdk.ClientError):
-        return ""
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def is_throttled(error: Exception) -> bool:
-    """Whether AWS asks for fewer requests."""
-    return code_of(error) in _THROTTLED or _status(error) == 429
-
-
-def is_retryable(error: Exception, operation: str) -> bool:
-    """Whether another attempt can help, and cannot do what the first may have done twice."""
-    code = code_of(error)
-    if is_throttled(error):
-        # What runs into a quota on keys or aliases will do so again.
-        return not (code == "LimitExceededException" and operation in _NOT_IDEMPOTENT)
-    if operation in _NOT_IDEMPOTENT:
-        return False
-    return code in _TRANSIENT or _status(error) >= 500 or isinstance(error, _LOST)
 
 
 def raise_translated(error: Exception, call: Call) -> NoReturn:
@@ -140,7 +102,7 @@ def raise_late(error: Exception | None, call: Call, seconds: float, attempts: in
             ),
             error,
         )
-    if error is None or isinstance(error, _LOST):
+    if error is None or isinstance(error, LOST):
         timeout = BackendTimeoutError(
             f"AWS KMS did not answer {call.operation} within {seconds:g} s "
             f"({tries}, {call.where}).",
@@ -165,17 +127,9 @@ def raise_late(error: Exception | None, call: Call, seconds: float, attempts: in
 def _raise(ours: KeystayError, error: Exception | None) -> NoReturn:
     # Called outside any except block, so that an error that is not chained is no context either.
     secret = isinstance(error, _NOT_CHAINED) or (
-        error is not None and code_of(error) in _CREDENTIALS
+        error is not None and code_of(error) in CREDENTIALS
     )
     raise ours from (None if secret else error)
-
-
-def _status(error: Exception) -> int:
-    """HTTP status; 0 when AWS did not answer."""
-    if not isinstance(error, sdk.ClientError):
-        return 0
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status if isinstance(status, int) else 0
 
 
 def _request(error: Exception | None) -> str:
@@ -203,9 +157,9 @@ def _translate(error: Exception, call: Call) -> KeystayError:
 def _refusal(error: sdk.ClientError, call: Call) -> KeystayError:
     """What AWS said no to."""
     code, operation = code_of(error), str(error.operation_name or call.operation)
-    if code in _DENIED:
+    if code in DENIED:
         return _denied(error, call, operation)
-    if code in _CREDENTIALS:
+    if code in CREDENTIALS:
         return _bad_credentials(error, code, call)
     make = _FATAL.get(code)
     if make is not None:
@@ -217,7 +171,7 @@ def _refusal(error: sdk.ClientError, call: Call) -> KeystayError:
             hint=hint.format(**fill),
             code=our_code,
         )
-    if code in _TRANSIENT or code in _THROTTLED or _status(error) >= 500:
+    if is_passing(error):
         return BackendUnavailableError(
             f"AWS KMS failed {operation} with {_word(code)} ({call.where}){_request(error)}.",
             cause="A fault inside AWS, or a quota that is used up.",
@@ -261,7 +215,7 @@ def _bad_credentials(error: sdk.ClientError, code: str, call: Call) -> KeystayEr
             hint="Set the clock (NTP, chrony).",
             code="aws-clock-wrong",
         )
-    if code in _EXPIRED:
+    if code in EXPIRED:
         return LoginError(
             f"The AWS session token has expired{_request(error)}.",
             cause="Temporary credentials in the environment or a file are not renewed by anybody.",
@@ -450,7 +404,7 @@ _LOCAL: tuple[tuple[tuple[type[Exception], ...], type[KeystayError], str, str, s
         "aws-unreachable",
     ),
     (
-        _LOST,
+        LOST,
         BackendUnavailableError,
         "The connection to AWS KMS was lost during {operation} ({where}).",
         "The network, a proxy or the endpoint.",

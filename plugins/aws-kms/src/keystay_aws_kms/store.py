@@ -18,6 +18,7 @@ from keystay.errors import (
     SignerClosedError,
     did_you_mean,
 )
+from keystay.key_uri import successor_name
 from keystay_aws_kms.algorithms import KEY_SPECS
 from keystay_aws_kms.calls import Calls
 from keystay_aws_kms.connection import Connection
@@ -96,12 +97,10 @@ class KmsStore:
             )
         alias = None if self._pattern else self._reference.alias
         if alias is None or alias.startswith("alias/aws/"):
-            raise ConfigurationError(
+            raise _unnamed(
                 "The key URI gives the new key no alias."
                 if alias is None
-                else "Aliases that begin with alias/aws/ are AWS's own.",
-                hint="Write awskms:///alias/epic-2026.",
-                code="key-label-missing",
+                else "Aliases that begin with alias/aws/ are AWS's own."
             )
         self._refuse_existing(alias)
         parameters: dict[str, Any] = {
@@ -148,6 +147,20 @@ class KmsStore:
             }
             wanted = {key: names for key, names in matching.items() if names}
         return sorted(self._records(wanted), key=lambda record: (record.label, record.key_id))
+
+    def successor_uri(self, suffix: str) -> str:
+        """Another alias: `alias/epic` becomes `alias/epic-<suffix>`.
+
+        Raises:
+            ConfigurationError: The URI names no alias.
+        """
+        alias = None if self._pattern else self._reference.alias
+        if alias is None:
+            raise _unnamed("The key URI gives the new key no alias.")
+        _, mark, query = self._uri.text.partition("?")
+        if not mark and (region := self._reference.region):
+            mark, query = "?", f"region={region}"
+        return f"awskms:///{successor_name(alias, suffix)}{mark}{query}"
 
     def close(self) -> None:
         """Close the connection; idempotent."""
@@ -242,3 +255,9 @@ class KmsStore:
     def _check_open(self) -> None:
         if self._closed:
             raise SignerClosedError("The key store AWS KMS is closed.")
+
+
+def _unnamed(message: str) -> ConfigurationError:
+    return ConfigurationError(
+        message, hint="Write awskms:///alias/epic-2026.", code="key-label-missing"
+    )

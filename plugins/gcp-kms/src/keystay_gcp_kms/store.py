@@ -14,6 +14,7 @@ from keystay.errors import (
     KeyURIError,
     SignerClosedError,
 )
+from keystay.key_uri import successor_name
 from keystay_gcp_kms.algorithms import algorithm_for_new, key_type_of
 from keystay_gcp_kms.checks import check_name
 from keystay_gcp_kms.client import Connection
@@ -88,13 +89,7 @@ class GcpStore:
         self._check_open()
         algorithm = algorithm_for_new(key_type)
         if self._name.key is None or self._name.version is not None:
-            raise KeyURIError(
-                "The key URI must name the new key, without a version."
-                if self._name.key is None
-                else "Google numbers key versions itself.",
-                hint=f"Write gcpkms://{self._name.key or f'{self._name}/cryptoKeys/NEW'}",
-                code="key-label-missing" if self._name.key is None else "gcp-version-given",
-            )
+            raise self._unnamed()
         key = self._name.key
         deadline = Deadline.after(self._timeout)
         request = kms_v1.CreateCryptoKeyRequest(
@@ -144,10 +139,31 @@ class GcpStore:
             for version in list_versions(self._connection, name, deadline)
         ]
 
+    def successor_uri(self, suffix: str) -> str:
+        """Another key of the ring: `cryptoKeys/epic` becomes `cryptoKeys/epic-<suffix>`.
+
+        Raises:
+            ConfigurationError: The URI names no key.
+        """
+        if self._name.key_id is None:
+            raise self._unnamed()
+        _, mark, query = self._uri.text.partition("?")
+        key = f"{self._name.key_ring}/cryptoKeys/{successor_name(self._name.key_id, suffix)}"
+        return f"gcpkms://{key}{mark}{query}"
+
     def close(self) -> None:
         """Close the connection; idempotent."""
         self._closed = True
         self._connection.close()
+
+    def _unnamed(self) -> KeyURIError:
+        return KeyURIError(
+            "The key URI must name the new key, without a version."
+            if self._name.key is None
+            else "Google numbers key versions itself.",
+            hint=f"Write gcpkms://{self._name.key or f'{self._name}/cryptoKeys/NEW'}",
+            code="key-label-missing" if self._name.key is None else "gcp-version-given",
+        )
 
     def _check_open(self) -> None:
         if self._closed:

@@ -60,6 +60,7 @@ class PemKey:
                 {"extractable": Fact(True, "reported")},
             ),
             signs_here=True,
+            brief=kty != "RSA",
         )
 
     @classmethod

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 from keystay.backends import KeyRecord
 from keystay.errors import BackendError, ConfigurationError, KeyUnusableError
 from keystay.jwk import key_kind, public_jwk, thumbprint
+from keystay.key_uri import successor_name
 from keystay_pem.pem_file import PrivateKey, check_uri, load, passphrase_for, path_of
 
 if TYPE_CHECKING:
@@ -96,6 +98,14 @@ class PemStore:
     def list_keys(self) -> list[KeyRecord]:
         """The one key in the file."""
         return [self._record(load(self._uri, self._context))]
+
+    def successor_uri(self, suffix: str) -> str:
+        """A file beside this one: `client.pem` becomes `client-<suffix>.pem`."""
+        path = PurePosixPath(self._uri.path)
+        name = f"{successor_name(path.stem, suffix)}{path.suffix}"
+        _, mark, query = self._uri.text.partition("?")
+        place = quote(str(path.with_name(name)), safe="/")
+        return f"file:{'//' if place.startswith('/') else ''}{place}{mark}{query}"
 
     def close(self) -> None:
         """Nothing to release."""

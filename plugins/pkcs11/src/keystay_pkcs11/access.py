@@ -1,7 +1,8 @@
 """One user's way to a token: connects, lends sessions, and recovers when they are lost.
 
-Recovery climbs: a new session under the same or a new login, then a restart of the module. Each
-step is taken once for a call, and none of them after a refused PIN.
+Recovery climbs a ladder: the key is found again, in a new session, under a new login, after a
+restart of the module. A call takes each rung once, and none of them after a refused PIN. What is
+lost after the last rung opens the token's circuit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pkcs11.exceptions import PKCS11Error
 
 from keystay.backends import Deadline
-from keystay_pkcs11.errors import ckr_name, is_lost, mapped, translate
+from keystay_pkcs11.errors import KeyVanishedError, ckr_name, is_lost, mapped, translate
 
 if TYPE_CHECKING:
     from keystay_pkcs11.connection import Connection
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from keystay_pkcs11.sessions import Session
     from keystay_pkcs11.token import Token
 
-__all__ = ["Access"]
+__all__ = ["Access", "Climb"]
 
 _T = TypeVar("_T")
 
@@ -55,33 +56,27 @@ class Access:
         except PKCS11Error as error:
             if not is_lost(error):
                 raise translate(error, "opening a session", self.token.place) from error
-            return self._restart(self.token.module.epoch, error, deadline)
+            return self.restart(self.token.module.epoch, error, deadline)
 
-    def recover(self, connection: Connection, error: PKCS11Error, deadline: Deadline) -> Connection:
-        """A connection that may work, after `error` on one that did not.
+    def restart(self, epoch: int, error: PKCS11Error, deadline: Deadline) -> Connection:
+        """A connection to the module, started anew.
+
+        Args:
+            epoch: The module's epoch in which calls failed.
+            error: How they failed.
+            deadline: When to give up.
 
         Raises:
-            BackendError: The error is none that recovery mends, or recovery failed.
+            BackendError: It cannot be had.
         """
-        if not is_lost(error):
-            raise translate(error, "the call", self.token.place) from error
-        if not connection.alive:
-            return self.connect(deadline)
-        if ckr_name(error) != "CKR_CRYPTOKI_NOT_INITIALIZED":
-            try:
-                self.token.log_in_again(connection, self.credentials, deadline)
-            except PKCS11Error as deeper:
-                if not is_lost(deeper):
-                    raise translate(deeper, "opening a session", self.token.place) from deeper
-                error = deeper
-            else:
-                return connection
-        return self._restart(connection.epoch, error, deadline)
+        self.token.module.restart(epoch, error, deadline)
+        with mapped("connecting again", self.token.place):
+            return self.token.connect(self.credentials, deadline)
 
     def run(
         self, what: str, deadline: Deadline, action: Callable[[Connection, Session], _T]
     ) -> tuple[_T, Deadline]:
-        """Do something in a session, once more after each step of recovery.
+        """Do something in a session, once more after each rung, unless the circuit is open.
 
         Args:
             what: For messages, such as `finding the key`.
@@ -94,40 +89,72 @@ class Access:
         Raises:
             BackendError: It failed for good.
         """
+        circuit = self.token.circuit
+        probing = circuit.enter(deadline)
+        try:
+            found = self.attempt(what, deadline, action)
+        except BaseException as error:
+            circuit.ended(probing, error)
+            raise
+        circuit.ended(probing)
+        return found
+
+    def attempt(
+        self, what: str, deadline: Deadline, action: Callable[[Connection, Session], _T]
+    ) -> tuple[_T, Deadline]:
+        """As `run`, whatever the circuit says: for the call that is already let through."""
+        climb = Climb(self, what)
         connection = self.connect(deadline)
-        for step in (self.recover, self._restarted, None):
+        while True:
             deadline = Deadline(deadline.at + connection.waited, deadline.seconds)
             connection.waited = 0.0
-            session = None
             try:
-                session = connection.pool.acquire(deadline)
-                with self.token.module.gate.call(deadline):
-                    result = action(connection, session)
+                return connection.lend(action, deadline), deadline
             except PKCS11Error as error:
-                if session is not None:
-                    connection.pool.discard(session)
-                if step is None or not is_lost(error):
-                    raise translate(error, what, self.token.place) from error
-                connection = step(connection, error, deadline)
-            except BaseException:
-                if session is not None:
-                    connection.pool.release(session)
-                raise
-            else:
-                connection.pool.release(session)
-                return result, deadline
-        raise AssertionError("unreachable")  # pragma: no cover
+                connection = climb.up(connection, error, deadline)
 
     def close(self) -> None:
         """Let go of the token."""
         self.token.release()
 
-    def _restarted(
-        self, connection: Connection, error: PKCS11Error, deadline: Deadline
-    ) -> Connection:
-        return self._restart(connection.epoch, error, deadline)
 
-    def _restart(self, epoch: int, error: PKCS11Error, deadline: Deadline) -> Connection:
-        self.token.module.restart(epoch, error, deadline)
-        with mapped("connecting again", self.token.place):
-            return self.token.connect(self.credentials, deadline)
+class Climb:
+    """The rungs that one call has left.
+
+    Args:
+        access: The way to the token.
+        what: For messages, such as `signing`.
+    """
+
+    _SESSION, _RESTART, _NONE = range(3)
+
+    def __init__(self, access: Access, what: str) -> None:
+        self._access, self._what = access, what
+        self._next = self._SESSION
+
+    def up(self, connection: Connection, error: PKCS11Error, deadline: Deadline) -> Connection:
+        """A connection that may work, after `error` on one that did not.
+
+        Raises:
+            BackendError: The error is none that recovery mends, or recovery failed.
+        """
+        access, token = self._access, self._access.token
+        if not is_lost(error) or self._next == self._NONE:
+            raise translate(error, self._what, token.place) from error
+        if not connection.alive:  # another thread has restarted the module since
+            self._next += 1
+            return access.connect(deadline)
+        if self._next == self._SESSION and ckr_name(error) != "CKR_CRYPTOKI_NOT_INITIALIZED":
+            self._next = self._RESTART
+            try:
+                token.log_in_again(connection, access.credentials, deadline)
+            except PKCS11Error as deeper:
+                if not is_lost(deeper):
+                    raise translate(deeper, "opening a session", token.place) from deeper
+                error = deeper
+            else:
+                return connection
+        self._next = self._NONE
+        if isinstance(error, KeyVanishedError) and not token.module.may_restart:
+            raise translate(error, self._what, token.place) from error
+        return access.restart(connection.epoch, error, deadline)

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from pkcs11 import TokenFlag
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import PKCS11Error, SessionCount
 
 from keystay.backends import Deadline
-from keystay.errors import BackendTimeoutError
+from keystay.errors import BackendUnavailableError
 from keystay_pkcs11.attributes import AttributeMapper
 from keystay_pkcs11.errors import Place, is_lost
-from keystay_pkcs11.login import Credentials, TokenIdentity, check_flags, log_in
-from keystay_pkcs11.sessions import Session, SessionPool
+from keystay_pkcs11.login import (
+    Credentials,
+    TokenIdentity,
+    check_flags,
+    log_in,
+    refused_pins,
+    warn_if_low,
+)
+from keystay_pkcs11.sessions import POLL_SECONDS, Session, SessionPool
 
 if TYPE_CHECKING:
     from pkcs11 import Token as NativeToken
@@ -24,11 +31,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+_T = TypeVar("_T")
+
 _CLOSE_SECONDS = 2.0
 
 
 class Connection:
     """A login, held by one session, and a pool of sessions that inherit it.
+
+    A token that has one session only works too: the one that holds the login then signs as well.
 
     Attributes:
         module: The module.
@@ -64,8 +75,10 @@ class Connection:
         self._rw = rw
         self._mapper = AttributeMapper()
         self._holder: Session | None = None
+        self._holder_lent = False
         self._logged_in_here = False
-        self.pool = SessionPool(self._open_session, self._close_session, max_sessions, place)
+        self._closed = self._stuck = False
+        self.pool = SessionPool(self._open_for_pool, self.close_session, max_sessions, place)
 
     @property
     def login_required(self) -> bool:
@@ -83,14 +96,21 @@ class Connection:
         Raises:
             LoginError: The PIN is missing, refused or not tried.
             SecretError: Its reference cannot be resolved.
+            BackendTimeoutError: The token did not answer, or had no session to give.
             PKCS11Error: The token fails.
         """
-        gate, cryptoki = self.module.gate, self.module.cryptoki
-        with gate.call(deadline):
+        module = self.module
+
+        def look() -> tuple[Session, bool, TokenFlag]:
             holder = self._live_holder(credentials.user_type)
-            if not self.login_required or cryptoki.logged_in(holder.handle, credentials.user_type):
-                return
-            flags = self.native.slot.get_token().flags
+            done = not self.login_required or module.cryptoki.logged_in(
+                holder.handle, credentials.user_type
+            )
+            return holder, done, self.native.flags if done else self.native.slot.get_token().flags
+
+        holder, done, flags = self._when_free(lambda: self.call(look, deadline), deadline)
+        if done:
+            return
         check_flags(flags, credentials.user_type, self._place)
         started = time.monotonic()
         if flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH:
@@ -99,49 +119,113 @@ class Connection:
             secret = credentials.require_pin(self._place)
         self.waited = time.monotonic() - started
         deadline = Deadline(deadline.at + self.waited, deadline.seconds)
-        with gate.call(deadline):
-            self._logged_in_here = log_in(
-                cryptoki,
+        pin = secret.reveal().encode() if secret is not None else None
+        if pin is not None:
+            refused_pins.check(self._identity, pin, self._place)
+        warn_if_low(flags, credentials.user_type, self._place)
+        self._logged_in_here = self.call(
+            lambda: log_in(
+                module.cryptoki,
                 holder.handle,
                 credentials.user_type,
-                secret.reveal().encode() if secret is not None else None,
+                pin,
                 self._identity,
                 self._place,
-            )
+            ),
+            deadline,
+        )
 
     def allow(self, *, rw: bool, max_sessions: int) -> None:
         """Let sessions opened from now on be read-write, and be more."""
         self._rw = self._rw or rw
         self.pool.allow(max_sessions)
 
+    def call(
+        self,
+        function: Callable[[], _T],
+        deadline: Deadline,
+        *,
+        given_up: Callable[[], object] | None = None,
+        late: Callable[[], object] | None = None,
+    ) -> _T:
+        """As `Module.call`, with handles of this connection.
+
+        Raises:
+            BackendTimeoutError, PKCS11Error: As there.
+        """
+        return self.module.call(function, deadline, epoch=self.epoch, given_up=given_up, late=late)
+
+    def lend(self, action: Callable[[Connection, Session], _T], deadline: Deadline) -> _T:
+        """What an action does with a session of the pool, inside the module.
+
+        Raises:
+            BackendTimeoutError: No session came free in time, or the action did not return.
+            PKCS11Error: The token failed; that session is not used again.
+        """
+        session: Session | None = self.pool.acquire(deadline)
+        lent = session
+        assert lent is not None
+
+        def given_up() -> None:
+            nonlocal session
+            session = None
+            self.pool.retire()
+
+        try:
+            return self.call(
+                lambda: action(self, lent),
+                deadline,
+                given_up=given_up,
+                late=lambda: self.close_session(lent),
+            )
+        except PKCS11Error:
+            if session is not None:
+                session = None
+                self.pool.discard(lent)
+            raise
+        finally:
+            if session is not None:
+                self.pool.release(session)
+
     def open_session(self, deadline: Deadline, *, rw: bool) -> Session:
         """A session outside the pool; the caller closes it with `close_session`.
 
         Raises:
+            BackendTimeoutError: The token did not answer, or had no session to give.
             PKCS11Error: The token fails.
         """
-        with self.module.gate.call(deadline):
-            return Session(self.native.open(rw=rw, attribute_mapper=self._mapper))
+        return self._when_free(lambda: self._open(deadline, rw=rw), deadline)
 
     def close_session(self, session: Session) -> None:
         """Close a session; whatever goes wrong, it is not used again."""
-        self._close_session(session)
+        log_out = False
+        if session is self._holder:
+            self._holder, self._holder_lent = None, False
+            log_out = self._closed and self._logged_in_here
+        if not self.alive or self._stuck:
+            return
+
+        def close() -> None:
+            try:
+                if log_out:
+                    self.module.cryptoki.logout(session.handle)
+            finally:
+                session.native.close()
+
+        try:
+            self.call(close, Deadline.after(_CLOSE_SECONDS))
+        except PKCS11Error:
+            pass  # it is gone
+        except BackendUnavailableError:
+            self._stuck = True  # the others would not close either: do not wait for each
 
     def close(self) -> None:
         """Give back the sessions, and the login if it is ours."""
+        self._closed = True
+        self._stuck = self._stuck or bool(self.module.workers.hanging)
         self.pool.close()
-        holder, self._holder = self._holder, None
-        if holder is None or not self.alive:
-            return
-        with (
-            suppress(PKCS11Error, BackendTimeoutError),
-            self.module.gate.call(Deadline.after(_CLOSE_SECONDS)),
-        ):
-            try:
-                if self._logged_in_here:
-                    self.module.cryptoki.logout(holder.handle)
-            finally:
-                holder.native.close()
+        if self._holder is not None and not self._holder_lent:
+            self.close_session(self._holder)
 
     def _live_holder(self, user_type: int) -> Session:
         if self._holder is not None:
@@ -150,18 +234,40 @@ class Connection:
             except PKCS11Error as error:
                 if not is_lost(error):
                     raise
-                self._holder = None
+                self._holder, self._holder_lent = None, False
         if self._holder is None:
             self._holder = Session(self.native.open(rw=self._rw, attribute_mapper=self._mapper))
         return self._holder
 
-    def _open_session(self, deadline: Deadline) -> Session:
-        return self.open_session(deadline, rw=self._rw)
+    def _open_for_pool(self, deadline: Deadline) -> Session:
+        """One more session; the holder's where the token has no other to give."""
+        try:
+            return self._open(deadline, rw=self._rw)
+        except SessionCount:
+            if self._holder is None or self._holder_lent or not self.pool.has_none_but_one:
+                raise
+            self._holder_lent = True
+            return self._holder
 
-    def _close_session(self, session: Session) -> None:
-        if self.alive:
-            with (
-                suppress(PKCS11Error, BackendTimeoutError),
-                self.module.gate.call(Deadline.after(_CLOSE_SECONDS)),
-            ):
-                session.native.close()
+    def _open(self, deadline: Deadline, *, rw: bool) -> Session:
+        opened: list[Session] = []
+
+        def open_one() -> Session:
+            opened.append(Session(self.native.open(rw=rw, attribute_mapper=self._mapper)))
+            return opened[0]
+
+        def close_again() -> None:
+            for session in opened:
+                self.close_session(session)
+
+        return self.call(open_one, deadline, late=close_again)
+
+    def _when_free(self, call: Callable[[], _T], deadline: Deadline) -> _T:
+        """What a call returns as soon as the token has a session for it."""
+        while True:
+            try:
+                return call()
+            except SessionCount as error:
+                if not deadline.remaining:
+                    raise self.pool.exhausted(deadline) from error
+                time.sleep(min(deadline.remaining, POLL_SECONDS))

@@ -3,6 +3,7 @@
 - `C_Initialize`: python-pkcs11 passes NULL, which promises a single thread, and then lets threads
   in; SoftHSM crashes. Here it gets CKF_OS_LOCKING_OK (PKCS #11 v3.1, section 5.4.1).
 - `C_Login`: python-pkcs11 logs in while it opens a session, and loses that session on failure.
+- `C_GetSlotList`, `C_GetSlotInfo`: python-pkcs11 lists no slot if it cannot read one of them.
 - `C_GetSessionInfo`: tells whether somebody is logged in, without spending a PIN attempt.
 - `C_SignInit`, `C_Sign`: python-pkcs11 asks for the size first, one more round trip on a remoted
   module, and costs three times as much.
@@ -13,14 +14,18 @@ All of them release the GIL. Everything else is python-pkcs11's.
 from __future__ import annotations
 
 import ctypes
-from ctypes import CFUNCTYPE, POINTER, byref, c_ulong, c_void_p
+from collections.abc import Callable
+from ctypes import CFUNCTYPE, POINTER, byref, c_ubyte, c_ulong, c_void_p
 
-from keystay_pkcs11.errors import exception_for
+from pkcs11.exceptions import PKCS11Error
 
-__all__ = ["CKU_CONTEXT_SPECIFIC", "Cryptoki", "Mechanism", "SignBuffer"]
+from keystay_pkcs11.errors import ckr_name, exception_for
+
+__all__ = ["CKU_CONTEXT_SPECIFIC", "Cryptoki", "FunctionListCopy", "Mechanism", "SignBuffer"]
 
 CKU_CONTEXT_SPECIFIC = 2
 _CKR_OK = 0
+_CKR_GENERAL_ERROR = 0x5
 _CKR_USER_ALREADY_LOGGED_IN = 0x100
 _CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 _CKF_OS_LOCKING_OK = 0x2
@@ -29,9 +34,11 @@ _CKU_SO, _CKU_USER = 0, 1
 _STATES = {_CKU_USER: frozenset((1, 3)), _CKU_SO: frozenset((4,))}
 
 # Positions in CK_FUNCTION_LIST, after the version (pkcs11f.h).
-_INITIALIZE, _FINALIZE, _GET_SESSION_INFO, _LOGIN, _LOGOUT, _SIGN_INIT, _SIGN = (
-    0, 1, 15, 18, 19, 42, 43,
-)  # fmt: skip
+_INITIALIZE, _FINALIZE, _GET_SLOT_LIST, _GET_SLOT_INFO = 0, 1, 4, 5
+_GET_SESSION_INFO, _LOGIN, _LOGOUT, _SIGN_INIT, _SIGN = 15, 18, 19, 42, 43
+_FUNCTIONS = 68  # in every CK_FUNCTION_LIST of version 2, which is what python-pkcs11 goes by
+_CKR_BUFFER_TOO_SMALL = 0x150
+_SLOT_INFO_BYTES = 256  # more than a CK_SLOT_INFO has
 
 
 class _InitializeArgs(ctypes.Structure):
@@ -95,6 +102,39 @@ class SignBuffer:
         self.length_address = ctypes.addressof(self.length)
 
 
+class FunctionListCopy:
+    """A CK_FUNCTION_LIST with a C_GetSlotList of its own; must outlive whoever uses it.
+
+    Args:
+        original: Address of the list to copy.
+        slots: Returns the slot ids to give; may raise PKCS11Error.
+    """
+
+    def __init__(self, original: int, slots: Callable[[], list[int]]) -> None:
+        def get_slot_list(_present: int, ids: int | None, count: int) -> int:
+            try:
+                found = slots()
+            except PKCS11Error:
+                return _CKR_GENERAL_ERROR
+            room = c_ulong.from_address(count)
+            given, room.value = room.value, len(found)
+            if ids is not None:
+                if given < len(found):
+                    return _CKR_BUFFER_TOO_SMALL
+                given_ids = (c_ulong * len(found))(*found)
+                ctypes.memmove(ids, given_ids, ctypes.sizeof(given_ids))
+            return _CKR_OK
+
+        self._callback = CFUNCTYPE(c_ulong, c_ubyte, c_void_p, c_void_p)(get_slot_list)
+        size = ctypes.sizeof(c_void_p)
+        self._copy = ctypes.create_string_buffer(
+            ctypes.string_at(original, size * (_FUNCTIONS + 1)), size * (_FUNCTIONS + 1)
+        )
+        self.address = ctypes.addressof(self._copy)
+        entry = c_void_p.from_address(self.address + size * (_GET_SLOT_LIST + 1))
+        entry.value = ctypes.cast(self._callback, c_void_p).value
+
+
 class Cryptoki:
     """The functions of one module.
 
@@ -111,6 +151,9 @@ class Cryptoki:
         def function(position: int, *arguments: type) -> ctypes._CFunctionType:
             return CFUNCTYPE(c_ulong, *arguments)(functions[position] or 0)
 
+        self._list = function_list
+        self._slot_list = function(_GET_SLOT_LIST, c_ubyte, c_void_p, c_void_p)
+        self._slot_info = function(_GET_SLOT_INFO, c_ulong, c_void_p)
         self._initialize = function(_INITIALIZE, c_void_p)
         self._finalize = function(_FINALIZE, c_void_p)
         self._session_info = function(_GET_SESSION_INFO, c_ulong, c_void_p)
@@ -139,6 +182,25 @@ class Cryptoki:
     def finalize(self) -> None:
         """C_Finalize. No other call into the module may be under way."""
         _check(self._finalize(None))
+
+    def readable_slots(self) -> tuple[list[int], list[str]]:
+        """Ids of the slots with a token in them, and what those said that cannot be read."""
+        count = c_ulong()
+        _check(self._slot_list(1, None, byref(count)))
+        ids = (c_ulong * max(1, count.value))()
+        _check(self._slot_list(1, byref(ids), byref(count)))
+        good, trouble = [], []
+        info = (c_ubyte * _SLOT_INFO_BYTES)()
+        for slot in ids[: count.value]:
+            if value := self._slot_info(slot, byref(info)):
+                trouble.append(f"slot {slot}: {ckr_name(exception_for(value))}")
+            else:
+                good.append(slot)
+        return good, trouble
+
+    def with_slot_list(self, slots: Callable[[], list[int]]) -> FunctionListCopy:
+        """A copy of the function list whose C_GetSlotList gives what `slots` returns."""
+        return FunctionListCopy(self._list, slots)
 
     def logged_in(self, session: int, user_type: int) -> bool:
         """Whether that user is logged in, as the session's state tells.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pkcs11 import Token
     from pkcs11._pkcs11 import lib
 
-__all__ = ["SOFTWARE", "Evidence", "gather", "judge"]
+__all__ = ["SOFTWARE", "Evidence", "computes_here", "gather", "is_remoted", "judge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,28 @@ SOFTWARE = (
     Software("SoftHSM", "softhsm", "SoftHSMv2 src/lib/SoftHSM.cpp: C_GetInfo, C_GetTokenInfo"),
     Software("NSS softoken", "mozilla foundation", "NSS lib/softoken/pkcs11.c: manufacturerID"),
     Software("NSS softoken", "nss internal", "NSS lib/softoken/pkcs11.c: libraryDescription"),
-    Software("openCryptoki's soft token", "ibm soft", "openCryptoki usr/lib/soft_stdll"),
-    Software("openCryptoki's soft token", "model=soft", "openCryptoki usr/lib/soft_stdll"),
-    Software("Kryoptic", "kryoptic", "kryoptic src/lib.rs: C_GetInfo"),
+    Software("openCryptoki's soft token", "ibm soft", "openCryptoki soft_specific.c: descr"),
+    Software("openCryptoki's soft token", "model=soft\n", "openCryptoki soft_specific.c: model"),
+    # It accelerates, with keys in the clear in this process.
+    Software("openCryptoki's ICA token", "ibm ica", "openCryptoki ica_specific.c: descr"),
+    Software("openCryptoki's ICA token", "model=ica\n", "openCryptoki ica_specific.c: model"),
+    Software("Kryoptic", "kryoptic", "kryoptic src/lib.rs: MANUFACTURER_ID, LIBRARY_DESCRIPTION"),
+    Software("a software TPM", "sw   tpm", "libtpms: TPM2_PT_VENDOR_STRING, as tpm2-pkcs11 has it"),
 )
 """Software that signs in the process that loads it."""
 
 _REMOTING = "p11-kit-client"
+
+
+def computes_here(module: str, library: lib) -> bool:
+    """Whether a module is known to be software that signs in the thread that calls it.
+
+    Args:
+        module: Its real path.
+        library: python-pkcs11's library.
+    """
+    words = f"{library.library_description}\n{library.manufacturer_id}".lower()
+    return not is_remoted(module) and any(s.word in words for s in SOFTWARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +131,7 @@ def gather(token: Token, module: str, library: lib, mechanism: int | None) -> Ev
     )
     return Evidence(
         module,
-        "\n".join(texts).lower(),
+        "".join(f"{text}\n" for text in texts).lower(),
         bool(facts["hardware_slot"]),
         bool(facts["hardware_mechanism"]),
         facts,
@@ -131,7 +146,7 @@ def judge(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
         attributes: What the token says of the key (`sensitive`, …); facts only.
     """
     software = next((s for s in SOFTWARE if s.word in evidence.words), None)
-    remoted = PurePath(evidence.module).name.startswith(_REMOTING)
+    remoted = is_remoted(evidence.module)
     name = software.name if software else ""
     facts = {
         key: Fact(value, "reported") for key, value in {**evidence.facts, **attributes}.items()
@@ -151,3 +166,8 @@ def judge(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
         "CKF_HW on the mechanism, nor remoting."
     )
     return Custody("in-process", "reported", reason, facts)
+
+
+def is_remoted(module: str) -> bool:
+    """Whether a module is p11-kit's remoting client, by its path."""
+    return PurePath(module).name.startswith(_REMOTING)

@@ -26,7 +26,19 @@ from keystay.errors import (
     LoginError,
 )
 
-__all__ = ["Place", "ckr_name", "exception_for", "is_lost", "mapped", "translate"]
+__all__ = [
+    "CKR_DEVICE_ERROR",
+    "KeyVanishedError",
+    "Place",
+    "ckr_name",
+    "exception_for",
+    "is_lost",
+    "is_lost_handle",
+    "mapped",
+    "translate",
+]
+
+CKR_DEVICE_ERROR = 0x30
 
 # PKCS #11 v3.1, section 6.1.4 and its header file: every return value a token can give us.
 _CKR = {
@@ -133,9 +145,28 @@ _LOST = frozenset(
 )  # fmt: skip
 
 
+class KeyVanishedError(PKCS11Error):
+    """A key that was there is not found any more.
+
+    Some modules see a token that was away, or a key, only when they are started anew.
+
+    Args:
+        error: What to tell if that does not help.
+    """
+
+    def __init__(self, error: KeyNotFoundError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
 def is_lost(error: PKCS11Error) -> bool:
     """Whether recovery can help: the session, the login or the device is gone. Never a PIN."""
-    return ckr_name(error) in _LOST
+    return ckr_name(error) in _LOST or isinstance(error, KeyVanishedError)
+
+
+def is_lost_handle(error: PKCS11Error) -> bool:
+    """Whether the key's handle is what was lost, and the session may be good."""
+    return ckr_name(error) in ("CKR_KEY_HANDLE_INVALID", "CKR_OBJECT_HANDLE_INVALID")
 
 
 class _Rule(NamedTuple):
@@ -333,6 +364,8 @@ def translate(error: PKCS11Error, what: str, place: Place) -> BackendError:
         what: What was being done, such as `logging in`.
         place: Where.
     """
+    if isinstance(error, KeyVanishedError):
+        return error.error
     name = ckr_name(error)
     rule = _RULES.get(name.removeprefix("CKR_"), _REFUSED)
     return rule.kind(

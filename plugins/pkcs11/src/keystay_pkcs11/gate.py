@@ -27,16 +27,17 @@ class Gate:
     A thread does not enter twice: it would wait for itself when somebody wants to be alone.
     """
 
-    __slots__ = ("_changed", "_inside", "_lock", "_shut")
+    __slots__ = ("_changed", "_generation", "_inside", "_lock", "_shut")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._inside = 0
+        self._generation = 0  # of the calls that are counted
         self._shut = False
 
-    def enter(self, deadline: Deadline) -> None:
-        """Count one call in; `leave` must follow.
+    def enter(self, deadline: Deadline) -> int:
+        """Count one call in; `leave` must follow, with what this returns.
 
         Raises:
             BackendTimeoutError: Somebody was alone inside until the deadline.
@@ -45,36 +46,46 @@ class Gate:
             if self._shut:
                 self._wait_until_open(deadline.remaining, deadline.seconds)
             self._inside += 1
+            return self._generation
 
-    def leave(self) -> None:
-        """Count it out."""
+    def leave(self, generation: int) -> None:
+        """Count it out, unless it was left behind."""
         with self._lock:
-            self._inside -= 1
-            if self._shut and not self._inside:
-                self._changed.notify_all()
+            if generation == self._generation:
+                self._inside -= 1
+                if self._shut and not self._inside:
+                    self._changed.notify_all()
 
     @contextmanager
     def call(self, deadline: Deadline) -> Iterator[None]:
         """Be inside for the block; see `enter`."""
-        self.enter(deadline)
+        generation = self.enter(deadline)
         try:
             yield
         finally:
-            self.leave()
+            self.leave(generation)
 
-    def shut(self, seconds: float) -> bool:
-        """Keep new calls out and wait for those inside; `open` must follow if it returns True."""
+    def shut(self, seconds: float, *, force: bool = False) -> bool:
+        """Keep new calls out and wait for those inside; `open` must follow if it returns True.
+
+        Args:
+            seconds: How long to wait.
+            force: Count calls no more that have not come out by then.
+        """
         until = time.monotonic() + seconds
         with self._lock:
             while self._shut:
                 if not self._changed.wait(max(0.0, until - time.monotonic())):
                     return False
             self._shut = True
-            while self._inside:
-                if not self._changed.wait(max(0.0, until - time.monotonic())):
+            while self._inside and not (force and until <= time.monotonic()):
+                if not self._changed.wait(max(0.0, until - time.monotonic())) and not force:
                     self._shut = False
                     self._changed.notify_all()
                     return False
+            if self._inside:
+                self._generation += 1
+                self._inside = 0
             return True
 
     def open(self) -> None:
@@ -84,13 +95,17 @@ class Gate:
             self._changed.notify_all()
 
     @contextmanager
-    def alone(self, seconds: float) -> Iterator[None]:
-        """Be alone inside for the block.
+    def alone(self, seconds: float, *, force: bool = False) -> Iterator[bool]:
+        """Be alone inside for the block; see `shut`.
+
+        Yields:
+            Whether nobody was left behind there.
 
         Raises:
             BackendTimeoutError: Others did not come out within `seconds`.
         """
-        if not self.shut(seconds):
+        generation = self._generation
+        if not self.shut(seconds, force=force):
             raise BackendTimeoutError(
                 f"The module could not be restarted: {self._inside} calls into it did not return "
                 f"within {seconds:g} s.",
@@ -99,7 +114,7 @@ class Gate:
                 code="module-busy",
             )
         try:
-            yield
+            yield generation == self._generation
         finally:
             self.open()
 

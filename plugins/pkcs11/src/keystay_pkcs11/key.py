@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from os import getpid
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from pkcs11.exceptions import PinIncorrect, PKCS11Error, SessionClosed
+from pkcs11.exceptions import PinIncorrect, PKCS11Error
 
 from keystay.backends import BackendSignature, Deadline, KeyDescription
-from keystay.errors import AlgorithmError, KeyChangedError, SignerClosedError
+from keystay.errors import AlgorithmError, KeyChangedError, KeyNotFoundError, SignerClosedError
 from keystay.jwk import key_kind
-from keystay_pkcs11 import custody, keys, token
-from keystay_pkcs11.access import Access
+from keystay_pkcs11 import keys, token
+from keystay_pkcs11.access import Access, Climb
 from keystay_pkcs11.cryptoki import Mechanism
-from keystay_pkcs11.errors import is_lost, mapped, translate
+from keystay_pkcs11.custody import gather, judge
+from keystay_pkcs11.errors import KeyVanishedError, is_lost_handle, mapped
 from keystay_pkcs11.keys import KeyQuery
 from keystay_pkcs11.login import Credentials, refused_pins
 from keystay_pkcs11.mechanisms import plans_for_key
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.backends import BackendContext, SigningKey, SignRequest
+    from keystay.custody import Custody
     from keystay.key_uri import KeyURI
     from keystay_pkcs11.connection import Connection
     from keystay_pkcs11.keys import PrivateKey
@@ -71,8 +74,9 @@ def open_access(uri: KeyURI, context: BackendContext, deadline: Deadline) -> Acc
 class Pkcs11Key:
     """A private key on a token.
 
-    A PKCS#11 call that has begun cannot be interrupted: a deadline bounds the waiting for a
-    session, a lock or a restart, and is looked at before each call, not during one.
+    A PKCS#11 call that has begun cannot be interrupted. It is left alone in a thread of its own
+    at the deadline, and its session with it; a module that computes in this process is called
+    directly, and what it returns too late is not used.
 
     Args:
         access: The way to the token; the key closes it.
@@ -95,8 +99,8 @@ class Pkcs11Key:
         self._query = KeyQuery(private.key_id or None, private.label or None)
         kty, curve, _ = key_kind(public)
         slot = self._binding.connection.native.slot
-        with self._module.gate.call(deadline), mapped("asking for mechanisms", self._token.place):
-            numbers = signing_mechanisms(slot)
+        with mapped("asking for mechanisms", self._token.place):
+            numbers = self._module.call(lambda: signing_mechanisms(slot), deadline)
         if private.allowed_mechanisms:
             numbers &= frozenset(private.allowed_mechanisms)
         plans = plans_for_key(kty, curve, numbers)
@@ -107,17 +111,15 @@ class Pkcs11Key:
         self._confirm = private.flags.get("always_authenticate", False)
         facts = self._token.facts
         self._id = f"{facts.serial}/{private.key_id.hex() or private.label}"
-        first = next((plan.mechanism for plan in plans.values()), None)
-        with self._module.gate.call(deadline):
-            evidence = custody.gather(
-                self._binding.connection.native, self._module.path, self._module.library, first
-            )
+        self._first = next((plan.mechanism for plan in plans.values()), None)
+        self._flags = private.flags
         self._description = KeyDescription(
             public_key=public,
             algorithms=tuple(plans),
             key_id=self._id,
             label=private.label or private.key_id.hex(),
-            custody=custody.judge(evidence, private.flags),
+            custody=self.custody(deadline),
+            created=private.created,
         )
 
     @classmethod
@@ -145,6 +147,19 @@ class Pkcs11Key:
     def describe(self) -> KeyDescription:
         """What is known about the key; the same at every call."""
         return self._description
+
+    def custody(self, deadline: Deadline) -> Custody:
+        """Where the key is, by what the token of now says.
+
+        Raises:
+            BackendError: It does not say.
+        """
+        native, module = self._binding.connection.native, self._module
+        with mapped("asking where the key is", self._token.place):
+            evidence = module.call(
+                lambda: gather(native, module.path, module.library, self._first), deadline
+            )
+        return judge(evidence, self._flags)
 
     def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
         """Hold a session for a block; waits for one until the deadline.
@@ -176,7 +191,9 @@ class Pkcs11Key:
         Raises:
             BackendError: It could not sign now.
         """
-        self.bind(deadline)
+        self._check_open()
+        found, _ = self._access.run("finding the key", deadline, self._look_again)
+        self._binding = found[2]
 
     def close(self) -> None:
         """Let go of the key; the last user of the token logs out. Idempotent."""
@@ -197,14 +214,17 @@ class Pkcs11Key:
 
     def bind(self, deadline: Deadline) -> _Binding:
         """Find the key again."""
+        self._check_open()
+        found, _ = self._access.attempt("finding the key", deadline, self._look_again)
+        self._binding = found[2]
+        return self._binding
+
+    def _check_open(self) -> None:
         if self._closed:
             raise SignerClosedError(
                 f"The key {self._description.label!r} is closed.",
                 hint="Open it again, or close it later.",
             )
-        found, _ = self._access.run("finding the key", deadline, self._look)
-        self._binding = found[2]
-        return self._binding
 
     def prepared(self, algorithm: str) -> _Prepared:
         """How to make an algorithm's signature.
@@ -236,60 +256,60 @@ class Pkcs11Key:
             )
         return private, public, _Binding(connection, connection.epoch, private.handle)
 
-    def _sign_once(
-        self,
-        binding: _Binding,
-        session: Session,
-        prepared: _Prepared,
-        data: bytes,
-        request: SignRequest,
-    ) -> bytes:
-        """One signature; the session is the caller's.
-
-        Raises:
-            PKCS11Error: The token failed.
-        """
-        module = self._module
-        gate = module.gate
-        gate.enter(request.deadline)
+    def _look_again(
+        self, connection: Connection, session: Session
+    ) -> tuple[PrivateKey, PublicKeyTypes, _Binding]:
         try:
-            if binding.epoch != module.epoch:
-                raise SessionClosed
-            if self._confirm:
-                return self._sign_confirmed(binding.handle, session, prepared, data)
-            return module.cryptoki.sign(
-                session.handle, prepared.mechanism, binding.handle, data, session.buffer
-            )
-        finally:
-            gate.leave()
+            return self._look(connection, session)
+        except KeyNotFoundError as error:
+            raise KeyVanishedError(error) from error
 
-    def _sign_confirmed(
-        self, handle: int, session: Session, prepared: _Prepared, data: bytes
-    ) -> bytes:
-        """One signature of a key that wants the PIN each time (CKA_ALWAYS_AUTHENTICATE)."""
-        place = self._token.place
+    def _signing(
+        self, binding: _Binding, session: Session, prepared: _Prepared, data: bytes
+    ) -> Callable[[], bytes]:
+        """What makes one signature, inside the module; it raises PKCS11Error."""
+        cryptoki, handle, buffer = self._module.cryptoki, session.handle, session.buffer
+        if not self._confirm:
+            return partial(cryptoki.sign, handle, prepared.mechanism, binding.handle, data, buffer)
+        # The key wants the PIN each time (CKA_ALWAYS_AUTHENTICATE).
+        token = self._token
+        place = token.place
         pin = self._access.credentials.require_pin(place).reveal().encode()
-        refused_pins.check(self._token.identity, pin, place)
-        try:
-            return self._module.cryptoki.sign_confirmed(
-                session.handle, prepared.mechanism, handle, data, session.buffer, pin
-            )
-        except PinIncorrect:
-            refused_pins.add(self._token.identity, pin)
-            raise
+
+        def sign_confirmed() -> bytes:
+            with token.confirming:
+                refused_pins.check(token.identity, pin, place)
+                try:
+                    return cryptoki.sign_confirmed(
+                        handle, prepared.mechanism, binding.handle, data, buffer, pin
+                    )
+                except PinIncorrect:
+                    refused_pins.add(token.identity, pin)
+                    raise
+
+        return sign_confirmed
 
 
 class _Lease:
     """A session held for one block, by one thread."""
 
-    __slots__ = ("_binding", "_deadline", "_key", "_session")
+    __slots__ = ("_binding", "_deadline", "_key", "_probing", "_session")
+
+    _binding: _Binding
 
     def __init__(self, key: Pkcs11Key, deadline: Deadline) -> None:
         self._key, self._deadline = key, deadline
         self._session: Session | None = None
+        self._probing = False
 
     def __enter__(self) -> _Lease:
-        self._take(self._deadline)
+        circuit = self._key._token.circuit
+        self._probing = circuit.enter(self._deadline)
+        try:
+            self._take(self._deadline)
+        except BaseException as error:
+            circuit.ended(self._probing, error)
+            raise
         return self
 
     def __exit__(
@@ -301,44 +321,71 @@ class _Lease:
         session, self._session = self._session, None
         if session is not None:
             self._binding.connection.pool.release(session)
+        if self._probing:  # nothing was signed: who knows
+            self._probing = False
+            self._key._token.circuit.undecided()
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Sign in the session held; see `Pkcs11Key.sign`."""
-        key, session = self._key, self._session
-        if session is None:
+        key = self._key
+        if self._session is None:
             raise SignerClosedError(
                 "The lease on the key is over.", hint="Sign inside the with block."
             )
         prepared = key.prepared(request.algorithm.name)
         data = prepared.data(request)
-        if monotonic() >= request.deadline.at:
-            request.deadline.check("Waiting for the token")
+        circuit = key._token.circuit
         try:
-            value = key._sign_once(self._binding, session, prepared, data, request)
-        except PKCS11Error as error:
-            value = self._sign_again(prepared, data, request, error)
-            session = self._session
-            assert session is not None
-        return BackendSignature(value, "raw", key._id, None, session.number)
+            value = self._sign(prepared, data, request.deadline)
+        except BaseException as error:
+            circuit.ended(self._probing, error)
+            self._probing = False
+            raise
+        if circuit.reason is not None:
+            circuit.ended(self._probing)
+            self._probing = False
+        return BackendSignature(value, "raw", key._id, None, self._session.number)
 
-    def _sign_again(
-        self, prepared: _Prepared, data: bytes, request: SignRequest, error: PKCS11Error
-    ) -> bytes:
-        """Recover, if that can help, and try once more."""
-        key, connection = self._key, self._binding.connection
-        self._drop()
-        place = key._token.place
-        if not is_lost(error):
-            raise translate(error, "signing", place) from error
-        key._access.recover(connection, error, request.deadline)
-        key.bind(request.deadline)
-        self._take(request.deadline)
-        assert self._session is not None
+    def _sign(self, prepared: _Prepared, data: bytes, deadline: Deadline) -> bytes:
+        """Sign; after a loss once more on each rung of the ladder."""
+        key, climb = self._key, None
+        while True:
+            if monotonic() >= deadline.at:
+                deadline.check("Waiting for the token")
+            session, connection = self._session, self._binding.connection
+            assert session is not None
+            try:
+                return connection.call(
+                    key._signing(self._binding, session, prepared, data),
+                    deadline,
+                    given_up=self._retire,
+                    late=partial(connection.close_session, session),
+                )
+            except PKCS11Error as error:
+                again = climb is None and is_lost_handle(error) and self._find_again(deadline)
+                climb = climb or Climb(key._access, "signing")
+                if not again:
+                    self._drop()
+                    climb.up(connection, error, deadline)
+                    key.bind(deadline)
+                    self._take(deadline)
+
+    def _find_again(self, deadline: Deadline) -> bool:
+        """Find the key again in the session held: the lowest rung; False if it does not help."""
+        key, session = self._key, self._session
+        connection = self._binding.connection
+        assert session is not None
         try:
-            return key._sign_once(self._binding, self._session, prepared, data, request)
-        except PKCS11Error as again:
-            self._drop()
-            raise translate(again, "signing", place) from again
+            _, _, binding = connection.call(
+                lambda: key._look(connection, session),
+                deadline,
+                given_up=self._retire,
+                late=partial(connection.close_session, session),
+            )
+        except (PKCS11Error, KeyNotFoundError):
+            return False  # it may be out of sight because nobody is logged in
+        key._binding = self._binding = binding
+        return True
 
     def _take(self, deadline: Deadline) -> None:
         key = self._key
@@ -346,7 +393,7 @@ class _Lease:
         try:
             self._session = binding.connection.pool.acquire(deadline)
         except PKCS11Error as error:
-            key._access.recover(binding.connection, error, deadline)
+            Climb(key._access, "opening a session").up(binding.connection, error, deadline)
             binding = key.bind(deadline)
             with mapped("opening a session", key._token.place):
                 self._session = binding.connection.pool.acquire(deadline)
@@ -357,3 +404,8 @@ class _Lease:
         session, self._session = self._session, None
         if session is not None:
             self._binding.connection.pool.discard(session)
+
+    def _retire(self) -> None:
+        """Leave the session to the call that hangs in it."""
+        self._session = None
+        self._binding.connection.pool.retire()

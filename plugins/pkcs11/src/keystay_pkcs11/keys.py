@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from pkcs11 import Attribute, ObjectClass
+from pkcs11 import Attribute, ObjectClass, _pkcs11
+from pkcs11.exceptions import GeneralError, PKCS11Error
 from pkcs11.mechanisms import KeyType
 
+from keystay.custody import Fact
 from keystay.errors import KeyAmbiguousError, KeyNotFoundError, KeyUnusableError
 from keystay_pkcs11 import public_keys
 from keystay_pkcs11.attributes import ALLOWED_MECHANISMS, read
@@ -26,6 +30,7 @@ __all__ = ["KeyQuery", "PrivateKey", "find", "find_all", "public_key_of"]
 
 _SIGNING_TYPES = (KeyType.RSA, KeyType.EC, KeyType.EC_EDWARDS)
 _MOST_LISTED = 20
+_SEARCH_BATCH = 10
 # What the token says of a key, and how reports call it.
 _FLAGS = {
     "sensitive": Attribute.SENSITIVE,
@@ -73,6 +78,7 @@ class PrivateKey:
         key_type: CKK number.
         flags: `sensitive`, `extractable`, …; those the token gives.
         allowed_mechanisms: CKA_ALLOWED_MECHANISMS; empty for no restriction.
+        created: CKA_START_DATE, or None.
     """
 
     native: Object = field(repr=False)
@@ -82,6 +88,7 @@ class PrivateKey:
     key_type: int
     flags: dict[str, bool]
     allowed_mechanisms: tuple[int, ...] = ()
+    created: Fact | None = None
 
     @property
     def type_name(self) -> str:
@@ -181,9 +188,19 @@ _SOURCES: Sequence[tuple[ObjectClass, Callable[[Object], PublicKeyTypes | None]]
 )
 
 
+class _Search(_pkcs11.SearchIter):  # type: ignore[name-defined,misc]
+    """python-pkcs11's search, without its complaints from `__del__` after the token was lost."""
+
+    def _finalize(self, silent: bool = False) -> None:
+        # What was found is known by now, and what was lost the next call tells.
+        with suppress(PKCS11Error):
+            super()._finalize(silent)
+
+
 def _objects(session: Session, template: dict[Attribute, Any]) -> Iterator[Object]:
     # A list first: a session has one search at a time, and the caller may start another.
-    return iter(list(session.native.get_objects(template)))
+    with _Search(session.native, template, _SEARCH_BATCH) as search:
+        return iter([item for batch in search for item in batch])
 
 
 def _describe(native: Object) -> PrivateKey:
@@ -196,7 +213,20 @@ def _describe(native: Object) -> PrivateKey:
         key_type=read(native, Attribute.KEY_TYPE, -1),
         flags={name: value for name, value in flags.items() if value is not None},
         allowed_mechanisms=tuple(read(native, ALLOWED_MECHANISMS, ())),
+        created=_created(native),
     )
+
+
+def _created(native: Object) -> Fact | None:
+    """The first day of a key's use, if whoever made it noted one: no later than that it was made.
+
+    It is the token's word for somebody's note, which is no more than asserted.
+    """
+    try:
+        day = read(native, Attribute.START_DATE)
+    except GeneralError:  # SoftHSM 2.6 decrypts a date that it stored in the clear
+        return None
+    return Fact(day.isoformat(), "asserted") if isinstance(day, date) else None
 
 
 def _listing(keys: Sequence[PrivateKey]) -> str:

@@ -7,13 +7,17 @@ C_GetFunctionList. So the list to use is the very one python-pkcs11 got.
 from __future__ import annotations
 
 import ctypes
+from typing import TYPE_CHECKING
 
 from pkcs11 import _pkcs11
 from pkcs11.exceptions import PKCS11Error
 
 from keystay.errors import BackendLoadError, ConfigurationError
-from keystay_pkcs11.cryptoki import Cryptoki
+from keystay_pkcs11.cryptoki import Cryptoki, FunctionListCopy
 from keystay_pkcs11.errors import Place, translate
+
+if TYPE_CHECKING:
+    from pkcs11 import Slot
 
 __all__ = ["Library", "load"]
 
@@ -29,12 +33,37 @@ class Library(_pkcs11.lib):
     """
 
     cryptoki: Cryptoki
+    _filtered: FunctionListCopy | None = None
 
     def initialize(self) -> None:
         """Nothing: `Module` has done it."""
 
     def finalize(self) -> None:
         """Nothing: `Module` does it."""
+
+    def readable_slots(self) -> tuple[list[Slot], list[str]]:
+        """The slots with a token in them, and what those said that cannot be read.
+
+        python-pkcs11 lists none if it cannot read one. It then sees the module through a copy of
+        its function list, whose C_GetSlotList leaves those out.
+
+        Raises:
+            PKCS11Error: The slots cannot be listed.
+        """
+        try:
+            return self.get_slots(token_present=True), []
+        except PKCS11Error:
+            _, trouble = self.cryptoki.readable_slots()
+            if not trouble:
+                raise
+        if self._filtered is None:
+            self._filtered = self.cryptoki.with_slot_list(lambda: self.cryptoki.readable_slots()[0])
+        pointer = ctypes.c_void_p.from_address(_pointer_to_list(self))
+        unfiltered, pointer.value = pointer.value, self._filtered.address
+        try:
+            return self.get_slots(token_present=True), trouble
+        finally:
+            pointer.value = unfiltered
 
     def read_info(self) -> None:
         """C_GetInfo: who made the module. It must be initialised.
@@ -93,14 +122,17 @@ def _function_list(library: Library, path: str) -> int:
     with. The size of the class proves that nothing else does.
     """
     holder = getattr(_pkcs11, "HasFuncList", None)
-    header = object.__basicsize__
     size = getattr(holder, "__basicsize__", 0)
     address = None
-    if size == header + _POINTERS * ctypes.sizeof(ctypes.c_void_p):
-        address = ctypes.c_void_p.from_address(id(library) + header).value
+    if size == object.__basicsize__ + _POINTERS * ctypes.sizeof(ctypes.c_void_p):
+        address = ctypes.c_void_p.from_address(_pointer_to_list(library)).value
     if address is None:
         raise BackendLoadError(
             f"The installed python-pkcs11 keeps {path} in a way keystay-pkcs11 does not know.",
             hint="pip install 'python-pkcs11>=0.10.1,<0.11'",
         )
     return address
+
+
+def _pointer_to_list(library: Library) -> int:
+    return id(library) + object.__basicsize__

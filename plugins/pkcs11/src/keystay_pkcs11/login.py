@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import PinIncorrect, PinInvalid, PinLenRange
 
-from keystay.errors import LoginError
+from keystay.errors import BackendUnavailableError, LoginError
 from keystay_pkcs11.errors import mapped
 
 if TYPE_CHECKING:
@@ -24,7 +26,16 @@ if TYPE_CHECKING:
     from keystay_pkcs11.cryptoki import Cryptoki
     from keystay_pkcs11.errors import Place
 
-__all__ = ["Credentials", "RefusedPins", "TokenIdentity", "check_flags", "log_in", "refused_pins"]
+__all__ = [
+    "Credentials",
+    "RefusedPins",
+    "TokenIdentity",
+    "check_flags",
+    "log_in",
+    "refused_pins",
+    "unanswered",
+    "warn_if_low",
+]
 
 logger = logging.getLogger("keystay.backends.pkcs11")
 
@@ -109,6 +120,30 @@ class RefusedPins:
 refused_pins = RefusedPins()
 """Those of this process."""
 
+unanswered: set[TokenIdentity] = set()
+"""Tokens that a login was sent to that has not returned: its PIN may be wrong, so no other is."""
+
+
+@contextmanager
+def _one_login(token: TokenIdentity, place: Place) -> Iterator[None]:
+    """Be the only login under way. The caller keeps other threads out as long as it waits.
+
+    Raises:
+        BackendUnavailableError: One that nobody waits for any more is still under way.
+    """
+    if token in unanswered:
+        raise BackendUnavailableError(
+            f"The {place} has not answered a login; no other one is tried.",
+            cause="The device hangs. Were the PIN wrong, one more try could lock the token.",
+            hint="Check the device; restart this process if it does not come back.",
+            code="login-unanswered",
+        )
+    unanswered.add(token)
+    try:
+        yield
+    finally:
+        unanswered.discard(token)
+
 
 def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
     """Refuse to log in where one more failure would lock the token.
@@ -125,7 +160,6 @@ def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
     who = "security officer's PIN" if officer else "PIN"
     locked = TokenFlag.SO_PIN_LOCKED if officer else TokenFlag.USER_PIN_LOCKED
     final = TokenFlag.SO_PIN_FINAL_TRY if officer else TokenFlag.USER_PIN_FINAL_TRY
-    low = TokenFlag.SO_PIN_COUNT_LOW if officer else TokenFlag.USER_PIN_COUNT_LOW
     if flags & locked:
         raise LoginError(
             f"The {who} of {place} is locked.",
@@ -141,8 +175,13 @@ def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
             "counter, then open the key again.",
             code="pin-final-try",
         )
-    if flags & low:
-        logger.warning("A wrong %s was tried on %s since the last good login.", who, place)
+
+
+def warn_if_low(flags: TokenFlag, user_type: int, place: Place) -> None:
+    """Warn, before a login, that one has failed since the last good one."""
+    officer = user_type == _CKU_SO
+    if flags & (TokenFlag.SO_PIN_COUNT_LOW if officer else TokenFlag.USER_PIN_COUNT_LOW):
+        logger.warning("A wrong PIN was tried on %s since the last good login.", place)
 
 
 def log_in(
@@ -173,7 +212,7 @@ def log_in(
     if pin is not None:
         refused_pins.check(token, pin, place)
     try:
-        with mapped("logging in", place):
+        with _one_login(token, place), mapped("logging in", place):
             return cryptoki.login(session, user_type, pin)
     except LoginError as error:
         if pin is not None and isinstance(error.__cause__, PinIncorrect | PinInvalid | PinLenRange):

@@ -11,26 +11,30 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from pkcs11 import TokenFlag
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import PKCS11Error, SessionClosed
 
-from keystay.errors import BackendTimeoutError, BackendUnavailableError, ConfigurationError
-from keystay_pkcs11.errors import Place, ckr_name, mapped
+from keystay.backends import Deadline, Workers
+from keystay.errors import BackendTimeoutError, BackendUnavailableError
+from keystay_pkcs11.custody import computes_here, is_remoted
+from keystay_pkcs11.errors import CKR_DEVICE_ERROR, Place, ckr_name, exception_for, mapped
 from keystay_pkcs11.gate import Gate
-from keystay_pkcs11.library import Library, load
-from keystay_pkcs11.selection import TokenFacts
+from keystay_pkcs11.library import load
+from keystay_pkcs11.login import unanswered
+from keystay_pkcs11.slots import present_tokens
 
 if TYPE_CHECKING:
     from pkcs11 import Token as NativeToken
 
-    from keystay.backends import Deadline
+    from keystay_pkcs11.selection import TokenFacts
     from keystay_pkcs11.token import Token
 
-__all__ = ["RESTART_INTERVAL", "Module", "acquire", "registry_lock"]
+__all__ = ["RESTART_INTERVAL", "Module"]
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger("keystay.backends.pkcs11")
 
@@ -39,7 +43,12 @@ RESTART_INTERVAL = 30.0
 
 _RETRY_INTERVAL = 0.5  # between attempts to start one that does not run
 _QUIET_SECONDS = 2.0  # that a restart waits for calls under way
-_FORK_SECONDS = 0.5  # that a fork waits for them
+_REMOTED_QUIET_SECONDS = 0.5  # the same, where they may be left behind
+
+# Manufacturers whose module neither notices a fork nor gives the child a connection of its own:
+# what the child says to the device, C_Finalize included, garbles what the parent says.
+# tpm2-pkcs11 keeps one connection to tpm2-abrmd for each C_Initialize.
+_SHARES_CONNECTION = ("tpm2-software",)
 
 
 class Module:
@@ -53,6 +62,9 @@ class Module:
         pid: The process it belongs to.
         library: python-pkcs11's library.
         tokens: Those in use, by label and serial.
+        computes_here: Whether it is software that signs in the calling thread: no call hangs.
+        workers: Make the calls of any other.
+        refuse_after_fork: Whether a forked child must leave it alone while its parent has it.
 
     Args:
         path: Real path.
@@ -72,7 +84,17 @@ class Module:
         self.pid = os.getpid()
         self.tokens: dict[tuple[str, str], Token] = {}
         self.users = 0
+        self.computes_here = False
+        self.workers = Workers(path)
+        self._starter = Workers(path)
+        # p11-kit's client may leave threads waiting for ever when its connection is cut (0.24.1,
+        # p11-kit/rpc-transport.c: rpc_socket_read wakes nobody when it fails). They wait for
+        # nothing that C_Finalize takes away, so it is finalised under them.
+        self._remoted = is_remoted(path)
+        self._quiet = _REMOTED_QUIET_SECONDS if self._remoted else _QUIET_SECONDS
         self.init_args = init_args
+        self.refuse_after_fork = False
+        self._is_parents = False  # in a forked child that must leave it alone
         self._lock = threading.Lock()
         self._ready = False
         self._ours = False  # nobody else in this process had initialised it
@@ -80,6 +102,7 @@ class Module:
         self._next_start = 0.0
         self._restarted = -RESTART_INTERVAL
         self._unconfirmed = False
+        self._why = "it did not start."
 
     def __repr__(self) -> str:
         return f"<Module {self.path}>"
@@ -88,6 +111,11 @@ class Module:
     def running(self) -> bool:
         """Whether it is initialised, as far as we know."""
         return self._ready
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether the last restart is long enough ago."""
+        return time.monotonic() >= self._restarted + RESTART_INTERVAL
 
     def load_again(self) -> None:
         """Begin anew with a module that nobody uses.
@@ -114,6 +142,14 @@ class Module:
             self.after_fork()
         if self._ready:
             return self.epoch
+        if self._is_parents:
+            raise BackendUnavailableError(
+                f"{self.place} was in use when this process was forked, and cannot be used here.",
+                cause="The module shares its connection to the device with the parent process.",
+                hint="Open the key after the fork (gunicorn: in post_fork), or start processes "
+                "with multiprocessing's spawn.",
+                code="fork-unsupported",
+            )
         with self.locked(self._lock, deadline):
             if not self._ready:
                 wait = self._next_start - time.monotonic()
@@ -121,8 +157,7 @@ class Module:
                     raise self._too_soon(wait)
                 if wait > 0:
                     time.sleep(wait)
-                with self.gate.alone(min(deadline.remaining, _QUIET_SECONDS)):
-                    self._start()
+                self._start_alone(deadline, again=False)
             return self.epoch
 
     def restart(self, epoch: int, error: PKCS11Error, deadline: Deadline) -> None:
@@ -144,13 +179,13 @@ class Module:
             if wait > 0:
                 raise self._too_soon(wait) from error
             logger.warning("Restarting %s after %s.", self.place, ckr_name(error))
-            with self.gate.alone(min(deadline.remaining, _QUIET_SECONDS)):
-                self._end_epoch()
-                self._stale = self._unconfirmed = True
-                self._start()
+            self._why = ckr_name(error)
+            self._unconfirmed = True
+            self._start_alone(deadline, again=True)
+            self._restarted = time.monotonic()
 
     def confirm(self) -> None:
-        """A token of this epoch was reached: a restart, if there was one, has succeeded."""
+        """A token of this epoch was reached: a restart, if there was one, ends only here."""
         if self._unconfirmed:
             self._unconfirmed = False
             self._restarted = time.monotonic()
@@ -169,10 +204,7 @@ class Module:
                 return True
             if any(token.connected_in(epoch) for token in self.tokens.values()):
                 return False
-            with self.gate.alone(min(deadline.remaining, _QUIET_SECONDS)):
-                self._end_epoch()
-                self._stale = True
-                self._start()
+            self._start_alone(deadline, again=True)
             return True
 
     def give_up(self, epoch: int) -> None:
@@ -195,42 +227,69 @@ class Module:
         Raises:
             PKCS11Error: The slots cannot be listed.
         """
-        found, trouble = [], []
-        with self.gate.call(deadline):
-            for slot in self.library.get_slots(token_present=True):
-                try:
-                    native = slot.get_token()
-                except PKCS11Error as error:
-                    trouble.append(f"slot {slot.slot_id}: {ckr_name(error)}")
-                else:
-                    found.append((_facts(native, self.library), native))
-        return found, trouble
+        return self.call(lambda: present_tokens(self.library), deadline)
 
-    def release(self) -> None:
-        """One user less. The last one finalises the module, if nobody else initialised it."""
-        with _registry.lock:
-            self.users -= 1
-            last = not self.users
-        if not last or self.pid != os.getpid():
+    def call(
+        self,
+        function: Callable[[], _T],
+        deadline: Deadline,
+        *,
+        epoch: int | None = None,
+        given_up: Callable[[], object] | None = None,
+        late: Callable[[], object] | None = None,
+    ) -> _T:
+        """What a function returns that is inside the module; every call goes through here.
+
+        A device that hangs does not hold up the caller for longer than the deadline: the
+        function is called in a thread of its own. Where the module computes by itself there is
+        no device, and the hop is saved.
+
+        Args:
+            function: Calls the module.
+            deadline: When to give up.
+            epoch: The one whose handles it uses; not called in another.
+            given_up: As for `Workers.run`.
+            late: As for `Workers.run`.
+
+        Raises:
+            BackendTimeoutError: It did not return in time, or the module is being restarted.
+            PKCS11Error: Its handles mean nothing any more, or what the function raises.
+        """
+        if self.computes_here:
+            return self._inside(function, deadline, epoch)
+
+        def after() -> None:
+            try:
+                if late is not None:
+                    late()
+            finally:
+                if not self.users:  # it was closed meanwhile, and could not be stopped
+                    self.stop()
+
+        return self.workers.run(
+            lambda: self._inside(function, deadline, epoch), deadline, given_up=given_up, late=after
+        )
+
+    def stop(self) -> None:
+        """Finalise it, if nobody uses it and nobody else in this process had initialised it."""
+        if self.pid != os.getpid():
             return
         with self._lock:
             if self.users or not self._ready or not self._ours:
                 return
             # A call that hangs keeps the module as it is: finalising under it would be worse.
-            if self.gate.shut(_QUIET_SECONDS):
-                try:
-                    self._end_epoch()
-                    with suppress(PKCS11Error):
-                        self.cryptoki.finalize()
-                finally:
-                    self.gate.open()
+            quiet = 0.0 if self.workers.hanging else self._quiet
+            with suppress(PKCS11Error, BackendUnavailableError):
+                self._starter.run(lambda: self._finalize(quiet), Deadline.after(_QUIET_SECONDS))
 
     def after_fork(self) -> None:
         """In a forked child: nothing of the parent's can be used, locks and sessions included."""
         self.pid = os.getpid()
         self.gate = Gate()
         self._lock = threading.Lock()
+        unanswered.clear()
         self._stale = self._stale or self._ready
+        self._is_parents = self._is_parents or (self._ready and self._shares_connection())
         self._end_epoch()
         self._next_start = 0.0
         self._restarted = -RESTART_INTERVAL
@@ -256,6 +315,58 @@ class Module:
         finally:
             lock.release()
 
+    def _inside(self, function: Callable[[], _T], deadline: Deadline, epoch: int | None) -> _T:
+        gate = self.gate
+        generation = gate.enter(deadline)
+        try:
+            if epoch is not None and epoch != self.epoch:
+                raise SessionClosed
+            return function()
+        finally:
+            gate.leave(generation)
+
+    def _start_alone(self, deadline: Deadline, *, again: bool) -> None:
+        """Initialise with nobody else inside; `again` after finalising.
+
+        Raises:
+            BackendUnavailableError: It does not start.
+            BackendTimeoutError: Calls under way, or this one, did not return.
+        """
+        epoch = self.epoch
+
+        def alone() -> None:
+            with self.gate.alone(
+                min(deadline.remaining, self._quiet), force=self._remoted
+            ) as indeed:
+                if self.epoch != epoch:
+                    return  # somebody else has done it
+                if again:
+                    self._end_epoch()
+                    self._stale = True
+                    if not indeed:
+                        self._abandon_calls()
+                elif self._ready:
+                    return
+                self._start()
+
+        try:
+            self._starter.run(alone, deadline)
+        except BackendUnavailableError as error:
+            self._why = error.message
+            raise
+
+    def _finalize(self, quiet: float) -> None:
+        with self.gate.alone(quiet):
+            self._end_epoch()
+            self.cryptoki.finalize()
+
+    def _abandon_calls(self) -> None:
+        """Let go of the callers whose calls were inside when the module was started anew."""
+        hanging, self.workers = self.workers, Workers(self.path)
+        hanging.abandon(lambda: exception_for(CKR_DEVICE_ERROR))
+        # What a login of theirs came to will never be known.
+        unanswered.difference_update([token for token in unanswered if token[0] == self.path])
+
     def _start(self) -> None:
         """Initialise; nobody else is inside."""
         self._next_start = time.monotonic() + _RETRY_INTERVAL
@@ -273,7 +384,12 @@ class Module:
             except PKCS11Error:
                 self._stale = True
                 raise
+        self.computes_here = computes_here(self.path, self.library)
         self._ready = True
+
+    def _shares_connection(self) -> bool:
+        made_by = self.library.manufacturer_id.lower()
+        return self.refuse_after_fork or any(word in made_by for word in _SHARES_CONNECTION)
 
     def _end_epoch(self) -> None:
         self._ready = False
@@ -282,92 +398,8 @@ class Module:
     def _too_soon(self, wait: float) -> BackendUnavailableError:
         return BackendUnavailableError(
             f"The device behind {self.place} was lost and does not answer as it should.",
-            cause=f"It was restarted a moment ago; the next attempt is in {wait:.1f} s.",
+            cause=f"It was started anew a moment ago, which is not done again for {wait:.1f} s. "
+            f"What went wrong: {self._why}",
             hint="Check the device, its daemon and its log.",
             code="device-lost",
         )
-
-
-class _Registry:
-    """The modules of this process; they stay loaded, for unloading crashes some."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.modules: dict[str, Module] = {}
-        self._shut: dict[int, list[Module]] = {}
-
-    def before_fork(self) -> None:
-        """Wait, a little, until no other thread is inside: it may hold the module's locks."""
-        self._shut[threading.get_ident()] = [
-            module for module in list(self.modules.values()) if module.gate.shut(_FORK_SECONDS)
-        ]
-
-    def after_fork_in_parent(self) -> None:
-        for module in self._shut.pop(threading.get_ident(), ()):
-            module.gate.open()
-
-    def after_fork_in_child(self) -> None:
-        self.lock = threading.Lock()
-        self._shut = {}
-        for module in self.modules.values():
-            module.after_fork()
-
-
-_registry = _Registry()
-os.register_at_fork(
-    before=_registry.before_fork,
-    after_in_parent=_registry.after_fork_in_parent,
-    after_in_child=_registry.after_fork_in_child,
-)
-
-
-def registry_lock() -> threading.Lock:
-    """Guards the counts of users; held for moments only."""
-    return _registry.lock
-
-
-def acquire(path: str, init_args: str | None, deadline: Deadline) -> Module:
-    """The module at `path`, running; `Module.release` must follow.
-
-    Raises:
-        ConfigurationError: It cannot be loaded, or runs with other `init_args`.
-        BackendUnavailableError: It does not start.
-    """
-    real = os.path.realpath(path)
-    with _registry.lock:
-        module = _registry.modules.get(real)
-        if module is None:
-            module = _registry.modules[real] = Module(real, init_args)
-        elif init_args is not None and init_args != module.init_args:
-            if module.users:
-                raise ConfigurationError(
-                    f"The module {path} is in use with other init_args.",
-                    hint="A module is initialised once in a process: use the same init_args.",
-                )
-            module.init_args = init_args
-        if not module.users and not module.running:
-            module.load_again()
-        module.users += 1
-    try:
-        module.start(deadline)
-    except BaseException:
-        module.release()
-        raise
-    return module
-
-
-def _facts(token: NativeToken, library: Library) -> TokenFacts:
-    slot = token.slot
-    return TokenFacts(
-        label=token.label,
-        serial=token.serial.decode(errors="replace").rstrip("\0 "),
-        model=token.model,
-        manufacturer=token.manufacturer_id,
-        slot_id=str(slot.slot_id),
-        slot_description=slot.slot_description,
-        slot_manufacturer=slot.manufacturer_id,
-        library_description=library.library_description,
-        library_manufacturer=library.manufacturer_id,
-        library_version="{}.{}".format(*library.library_version),
-        initialized=bool(token.flags & TokenFlag.TOKEN_INITIALIZED),
-    )

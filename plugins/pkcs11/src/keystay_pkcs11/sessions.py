@@ -24,12 +24,13 @@ if TYPE_CHECKING:
     from keystay.backends import Deadline
     from keystay_pkcs11.errors import Place
 
-__all__ = ["Session", "SessionPool"]
+__all__ = ["POLL_SECONDS", "Session", "SessionPool"]
 
 _numbers = itertools.count(1)
 
 _REGROW_SECONDS = 30.0
-_POLL_SECONDS = 0.05
+POLL_SECONDS = 0.05
+"""Seconds between two looks if others have given a session back: nothing tells."""
 
 
 class Session:
@@ -86,6 +87,12 @@ class SessionPool:
             return self._open - len(self._idle)
 
     @property
+    def has_none_but_one(self) -> bool:
+        """Whether the session that is just being opened is the only one."""
+        with self._lock:
+            return self._open == 1
+
+    @property
     def limit(self) -> int:
         """Sessions that may be open now: less for a while after the token ran out of them."""
         if self._shrunk_to is not None and time.monotonic() < self._shrunk_until:
@@ -138,6 +145,10 @@ class SessionPool:
         self._close_session(session)
         self._forget()
 
+    def retire(self) -> None:
+        """Count out a session that a call hangs in; whoever lent it closes it in the end."""
+        self._forget()
+
     def flush(self) -> None:
         """Close the sessions nobody uses: they may be dead."""
         with self._lock:
@@ -170,7 +181,7 @@ class SessionPool:
         finally:
             self._waiting -= 1
         if not deadline.remaining and not self._idle:
-            raise self._exhausted(deadline)
+            raise self.exhausted(deadline)
 
     def _shrink(self, deadline: Deadline, error: PKCS11Error) -> None:
         """The token has no more sessions: make do with those that are open, for a while."""
@@ -180,11 +191,12 @@ class SessionPool:
             self._shrunk_until = time.monotonic() + _REGROW_SECONDS
             alone = not self._open
         if not deadline.remaining:
-            raise self._exhausted(deadline) from error
+            raise self.exhausted(deadline) from error
         if alone:  # others have them all; nothing tells when they give one back
-            time.sleep(min(deadline.remaining, _POLL_SECONDS))
+            time.sleep(min(deadline.remaining, POLL_SECONDS))
 
-    def _exhausted(self, deadline: Deadline) -> BackendTimeoutError:
+    def exhausted(self, deadline: Deadline) -> BackendTimeoutError:
+        """The error for a deadline that passed without a session."""
         used, limit = self._open - len(self._idle), self.limit
         return BackendTimeoutError(
             f"No session on {self._place} came free within {deadline.seconds:g} s: {used} are in "

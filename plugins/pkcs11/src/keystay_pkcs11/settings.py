@@ -8,13 +8,14 @@
 | `rw`           | `rw`                | `true`: read-write sessions                            |
 | `user-type`    | `user_type`         | `user`, `so`, or a vendor's number                     |
 |                | `init_args`         | what C_Initialize passes in pReserved (NSS)            |
+|                | `after_fork`        | `reset`, or `refuse`: a forked child leaves it alone   |
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from keystay.errors import ConfigurationError, did_you_mean
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_MAX_SESSIONS", "Settings"]
 
+AfterFork = Literal["reset", "refuse"]
+
 DEFAULT_MAX_SESSIONS = 8
 _MOST_SESSIONS = 1024
 _USER, _SECURITY_OFFICER, _CONTEXT_SPECIFIC = 1, 0, 2
 _USER_TYPES = {"user": _USER, "so": _SECURITY_OFFICER}
 _QUERY = ("module-path", "module-name", "pin-source", "max-sessions", "rw", "user-type")
-_KNOWN = ("module", "pin_source", "max_sessions", "rw", "user_type", "init_args")
+_KNOWN = ("module", "pin_source", "max_sessions", "rw", "user_type", "init_args", "after_fork")
 _TABLE = "[backends.pkcs11]"
 _MODULE_HINT = (
     "`p11-kit list-modules` shows what is installed; SoftHSM is usually "
@@ -49,6 +52,8 @@ class Settings:
         rw: Whether sessions are read-write.
         user_type: CKU number.
         init_args: For pReserved of C_Initialize, or None.
+        after_fork: What a forked child does: finalise and initialise the module, or leave it to
+            the parent.
     """
 
     module: str
@@ -57,6 +62,7 @@ class Settings:
     rw: bool = False
     user_type: int = _USER
     init_args: str | None = None
+    after_fork: AfterFork = "reset"
 
     @classmethod
     def read(cls, uri: KeyURI, table: Mapping[str, object]) -> Settings:
@@ -80,6 +86,7 @@ class Settings:
             rw=read.rw(),
             user_type=read.user_type(),
             init_args=read.text("init_args"),
+            after_fork=read.after_fork(),
         )
 
 
@@ -182,6 +189,12 @@ class _Reader:
         if given is not None:
             self._uri.fault("user-type", f"user-type is {given!r}.", hint=f"Write {expected}.")
         raise self._bad_setting("user_type", expected)
+
+    def after_fork(self) -> AfterFork:
+        value = self._table.get("after_fork", "reset")
+        if value == "reset" or value == "refuse":  # noqa: PLR1714 - narrows to the literals
+            return value
+        raise self._bad_setting("after_fork", '"reset" or "refuse"')
 
     def _refuse(
         self, name: str, given: str | None, problem: str, setting: str, hint: str

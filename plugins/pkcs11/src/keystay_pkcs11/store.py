@@ -22,7 +22,7 @@ from keystay.errors import (
     SignerClosedError,
     did_you_mean,
 )
-from keystay.key_uri import encode_id
+from keystay.key_uri import encode_id, successor_name
 from keystay_pkcs11 import keys
 from keystay_pkcs11.errors import mapped
 from keystay_pkcs11.key import open_access
@@ -54,7 +54,7 @@ _WRONG_CURVE = (DomainParamsInvalid, AttributeValueInvalid)
 # What a generated key must be: name as reported, and value.
 _REQUIRED = {"sensitive": True, "extractable": False}
 _ID_BYTES = 8
-# Generating RSA-4096 in a slow token takes its time; a PKCS#11 call cannot be interrupted anyway.
+# Generating RSA-4096 in a slow token takes its time.
 _GENERATE_SECONDS = 120.0
 
 
@@ -116,25 +116,22 @@ class Pkcs11Store:
             )
         label = self._uri.attribute("object")
         if not label:
-            raise ConfigurationError(
-                "The key URI gives the new key no label.",
-                hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
-                code="key-label-missing",
-            )
+            raise _unlabelled()
         deadline = Deadline.after(self._timeout)
         # The first use recovers a connection that was lost; generating is not repeated.
         self._access.run("looking for keys", deadline, self._find)
         connection = self._access.connect(deadline)
         with mapped("generating the key", self._place):
             session = connection.open_session(deadline, rw=True)
-        try:
-            with (
-                connection.module.gate.call(Deadline.after(_GENERATE_SECONDS)),
-                mapped("generating the key", self._place),
-            ):
+
+        def generate() -> KeyRecord:
+            try:
                 return self._generate(session, key_type, label)
-        finally:
-            connection.close_session(session)
+            finally:
+                session.native.close()
+
+        with mapped("generating the key", self._place):
+            return connection.call(generate, Deadline.after(_GENERATE_SECONDS))
 
     def list_keys(self) -> list[KeyRecord]:
         """Every private key that the URI's `object` and `id` match, by label.
@@ -145,6 +142,22 @@ class Pkcs11Store:
         self._check_open()
         found, _ = self._access.run("listing the keys", Deadline.after(self._timeout), self._find)
         return sorted(found, key=lambda record: (record.label, record.key_id))
+
+    def successor_uri(self, suffix: str) -> str:
+        """The same token, another label: `object=epic` becomes `object=epic-<suffix>`.
+
+        Raises:
+            ConfigurationError: The URI names no label.
+        """
+        label = self._uri.attribute("object")
+        if not label:
+            raise _unlabelled()
+        attributes = {
+            **{n: quote(v, safe="-._~/:") for n, v in self._uri.attributes.items() if n != "id"},
+            "object": _quoted(successor_name(label, suffix)),
+        }
+        _, mark, query = self._uri.text.partition("?")
+        return f"pkcs11:{';'.join(f'{n}={v}' for n, v in attributes.items())}{mark}{query}"
 
     def close(self) -> None:
         """Let go of the token; its last user logs out. Idempotent."""
@@ -223,6 +236,14 @@ class Pkcs11Store:
             return key_type_name(keys.public_key_of(session, key, self._place))
         except (KeyNotFoundError, KeyUnusableError):
             return key.type_name
+
+
+def _unlabelled() -> ConfigurationError:
+    return ConfigurationError(
+        "The key URI gives the new key no label.",
+        hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
+        code="key-label-missing",
+    )
 
 
 def _generate_pair(

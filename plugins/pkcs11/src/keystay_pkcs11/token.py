@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pkcs11.exceptions import GeneralError, PKCS11Error
 
 from keystay.errors import BackendUnavailableError, KeyNotFoundError
-from keystay_pkcs11 import module as modules
+from keystay_pkcs11 import registry
+from keystay_pkcs11.circuit import Circuit
 from keystay_pkcs11.connection import Connection
 from keystay_pkcs11.errors import Place, is_lost, mapped, translate
 from keystay_pkcs11.selection import TokenFacts, TokenQuery, select
@@ -38,12 +39,16 @@ class Token:
         facts: What it says of itself.
         place: For messages.
         users: Keys and stores that have it open.
+        circuit: Open while it is known to be down.
+        confirming: For signatures that want the PIN: were it wrong, it must be tried once.
     """
 
     def __init__(self, module: Module, facts: TokenFacts) -> None:
         self.module, self.facts = module, facts
         self.place = Place(module.path, facts.label or facts.serial)
         self.users = 0
+        self.circuit = Circuit(self.place)
+        self.confirming = threading.Lock()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._rw = False
@@ -99,7 +104,7 @@ class Token:
 
     def release(self) -> None:
         """One user less; the last one logs out and closes the sessions."""
-        with modules.registry_lock():
+        with registry.registry_lock():
             self.users -= 1
             last = not self.users
             if last:
@@ -108,12 +113,14 @@ class Token:
             connection, self._connection = self._connection, None
             if connection is not None and self.module.pid == os.getpid():
                 connection.close()
-        self.module.release()
+        registry.release(self.module)
 
     def after_fork(self) -> None:
         """In a forked child: the parent's login and sessions are not ours."""
         self._lock = threading.Lock()
         self._connection = None
+        self.circuit.after_fork()
+        self.confirming = threading.Lock()
 
     def connected_in(self, epoch: int) -> bool:
         """Whether it has a connection of that epoch of its module."""
@@ -186,7 +193,7 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
         ConfigurationError: The module cannot be loaded.
         BackendUnavailableError: It does not start, or fails.
     """
-    module = modules.acquire(settings.module, settings.init_args, deadline)
+    module = registry.acquire(settings, deadline)
     try:
         try:
             found, trouble = module.present_tokens(deadline)
@@ -207,14 +214,14 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
                     raise
             with mapped("listing the tokens", module.place):
                 found, trouble = module.present_tokens(deadline)
-        with modules.registry_lock():
+        with registry.registry_lock():
             key = (facts.label, facts.serial)
             token = module.tokens.get(key)
             if token is None:
                 token = module.tokens[key] = Token(module, facts)
             token.users += 1
     except BaseException:
-        module.release()
+        registry.release(module)
         raise
     token.allow(settings)
     return token

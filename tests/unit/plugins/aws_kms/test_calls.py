@@ -23,7 +23,7 @@ from keystay.errors import (
     LoginError,
     SignerClosedError,
 )
-from keystay_aws_kms import errors
+from keystay_aws_kms import error_codes, errors
 from keystay_aws_kms.calls import Calls
 from keystay_aws_kms.connection import Connection, Kms
 from keystay_aws_kms.quiet import quiet
@@ -98,7 +98,7 @@ def test_lost_connections_are_tried_again(error: Exception) -> None:
     """Signing twice does no harm; creating twice does."""
     assert "done" == calls().run("Sign", "k", scripted(error, "done"), Deadline.after(5))[0]
     created = scripted(error, "done")
-    if errors.is_throttled(error):
+    if error_codes.is_throttled(error):
         calls().run("CreateKey", "k", created, Deadline.after(5))
     else:
         with pytest.raises(BackendUnavailableError):

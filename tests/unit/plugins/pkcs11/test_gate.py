@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -15,41 +16,66 @@ from keystay_pkcs11.gate import Gate
 def test_together() -> None:
     """Calls do not wait for each other."""
     gate = Gate()
-    for _ in range(3):
-        gate.enter(Deadline.after(0))
+    with ExitStack() as calls:
+        for _ in range(3):
+            calls.enter_context(gate.call(Deadline.after(0)))
 
 
 def test_alone_waits_for_calls() -> None:
     """Whoever wants to be alone waits until the others are out."""
     gate = Gate()
-    gate.enter(Deadline.after(1))
-    threading.Timer(0.1, gate.leave).start()
+    call = inside(gate)
     started = time.monotonic()
+    threading.Timer(0.1, call.close).start()
 
-    with gate.alone(5):
+    with gate.alone(5) as indeed:
+        assert indeed
         assert time.monotonic() - started >= 0.09
 
 
 def test_alone_gives_up() -> None:
     """A call that hangs is reported, and the others go on."""
     gate = Gate()
-    gate.enter(Deadline.after(1))
-
     with (
+        inside(gate),
         pytest.raises(BackendTimeoutError, match="1 calls into it did not return"),
         gate.alone(0.05),
     ):
         pass
 
-    gate.enter(Deadline.after(0))
+    with gate.call(Deadline.after(0)):
+        pass
+
+
+def test_alone_by_force() -> None:
+    """A call that hangs may be left behind; coming out later, it is not counted."""
+    gate = Gate()
+    left_behind = inside(gate)
+    with gate.alone(0.05, force=True) as indeed:
+        assert not indeed
+
+    with inside(gate):
+        left_behind.close()
+        assert not gate.shut(0.05)
+    assert gate.shut(0.05)
+
+
+def inside(gate: Gate) -> ExitStack:
+    """A call that is inside until it is closed."""
+    call = ExitStack()
+    call.enter_context(gate.call(Deadline.after(1)))
+    return call
 
 
 def test_calls_wait_for_the_one_alone() -> None:
     """While one is alone, new calls wait, as long as their deadline allows."""
     gate = Gate()
     assert gate.shut(1)
-    with pytest.raises(BackendTimeoutError, match="did not finish restarting"):
-        gate.enter(Deadline.after(0.05))
+    with (
+        pytest.raises(BackendTimeoutError, match="did not finish restarting"),
+        gate.call(Deadline.after(0.05)),
+    ):
+        pass
     threading.Timer(0.05, gate.open).start()
 
     with gate.call(Deadline.after(5)):

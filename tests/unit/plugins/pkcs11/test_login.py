@@ -10,7 +10,7 @@ from pkcs11 import TokenFlag
 from keystay.backends import SecretResolver
 from keystay.errors import LoginError
 from keystay_pkcs11.errors import Place
-from keystay_pkcs11.login import Credentials, RefusedPins, check_flags
+from keystay_pkcs11.login import Credentials, RefusedPins, check_flags, warn_if_low
 
 PLACE = Place("/m.so", "prod")
 TOKEN = ("/m.so", "prod", "01")
@@ -68,10 +68,12 @@ def test_check_flags_of_the_other(user: int) -> None:
     check_flags(other, user, PLACE)
 
 
-def test_check_flags_low(caplog: pytest.LogCaptureFixture) -> None:
+def test_warn_if_low(caplog: pytest.LogCaptureFixture) -> None:
     """A counter that is low is worth a warning."""
     with caplog.at_level(logging.WARNING):
         check_flags(TokenFlag.USER_PIN_COUNT_LOW, USER, PLACE)
+        assert not caplog.text
+        warn_if_low(TokenFlag.USER_PIN_COUNT_LOW, USER, PLACE)
 
     assert "wrong PIN was tried on token 'prod'" in caplog.text
 

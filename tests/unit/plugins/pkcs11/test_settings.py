@@ -32,9 +32,10 @@ def test_table() -> None:
     table = {
         "module": MODULE, "pin_source": "env:PIN", "max_sessions": 3, "rw": True,
         "user_type": 0x80000001, "init_args": "configdir='x'",
+        "after_fork": "refuse",
     }  # fmt: skip
 
-    expected = Settings(MODULE, "env:PIN", 3, True, 0x80000001, "configdir='x'")
+    expected = Settings(MODULE, "env:PIN", 3, True, 0x80000001, "configdir='x'", "refuse")
 
     assert expected == Settings.read(uri, table)
 
@@ -88,6 +89,7 @@ FAULTS = {
     "setting sessions": ("", {"max_sessions": True}, "max_sessions is not a number", "1 to 1024"),
     "setting rw": ("", {"rw": "true"}, "rw is not true or false", "rw = true"),
     "setting user": ("", {"user_type": 2.5}, "user_type is not", '"user", "so"'),
+    "setting fork": ("", {"after_fork": "no"}, 'not "reset" or', 'after_fork = "reset"'),
     "setting init": ("", {"init_args": 3}, "init_args is not text", "init_args ="),
 }
 

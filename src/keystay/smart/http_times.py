@@ -1,0 +1,51 @@
+"""What the headers of an answer say of time: the server's clock, and how long to wait."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystay.smart.messages import HttpResponse
+
+__all__ = ["retry_after", "server_time"]
+
+
+def server_time(response: HttpResponse) -> float | None:
+    """The server's clock as it sent the answer, as Unix time in seconds, or None.
+
+    `Date` has whole seconds, cut off; an answer out of a cache has grown older by `Age` (RFC 9110
+    §6.6.1, RFC 9111 §5.1).
+    """
+    moment = _http_date(response.headers.get("date"))
+    return None if moment is None else moment + _whole(response.headers.get("age", "0"))
+
+
+def retry_after(response: HttpResponse) -> float | None:
+    """Seconds that `Retry-After` asks to wait (RFC 9110 §10.2.3), never negative, or None.
+
+    A date in it is compared with the server's own clock, not with this machine's.
+    """
+    value = response.headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdecimal():
+        return _whole(value)
+    moment = _http_date(value)
+    if moment is None:
+        return None
+    sent = server_time(response)
+    return max(0.0, moment - (time.time() if sent is None else sent))
+
+
+def _whole(value: str) -> float:
+    value = value.strip()
+    return float(value[:9]) if value.isascii() and value.isdecimal() else 0.0
+
+
+def _http_date(value: str | None) -> float | None:
+    try:
+        moment = parsedate_to_datetime(value or "")
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None

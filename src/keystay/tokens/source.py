@@ -1,0 +1,177 @@
+"""Where the tokens of one client come from: its settings, its flows, and the token it keeps.
+
+A `TokenClient`, and every `AsyncTokenClient` made from it, draws from one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
+from keystay.errors import ConfigurationError, TokenRefusedError
+from keystay.smart.scopes import DEFAULT_SCOPE, normalise
+from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.tokens.actions import Call
+from keystay.tokens.flow import Endpoint, token_flow
+from keystay.tokens.rate_budget import RateBudget
+from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
+from keystay.tokens.retries import (
+    DEFAULT_RETRIES,
+    DEFAULT_SIGNER_RETRIES,
+    RetryBudgets,
+    persistent,
+)
+from keystay.tokens.server_clock import ServerClock
+from keystay.tokens.settings import ClientSettings, refuse_unknown
+from keystay.tokens.signer_source import signer_source
+
+if TYPE_CHECKING:
+    from keystay.backends.port import Deadline
+    from keystay.signer import Signer
+    from keystay.smart.discovery import SmartConfiguration
+    from keystay.tokens.access_token import AccessToken
+    from keystay.tokens.actions import Flow
+
+__all__ = ["TokenSource"]
+
+
+class TokenSource:
+    """One client at one server, without any input or output.
+
+    Attributes:
+        renewal: The token kept, and who renews it.
+        clock: The server's.
+        signers: Give the signer of each assertion.
+        own_signer: Whether closing the client closes the signer.
+        fhir_base_url: Without a trailing slash.
+        origins: Where its tokens may go.
+
+    Raises:
+        ConfigurationError: A setting cannot be used.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        refuse_unknown(settings)
+        insecure = settings.get("allow_insecure_loopback", False)
+        token_endpoint, jwks_url = settings.get("token_endpoint"), settings.get("jwks_url")
+        secure = partial(require_secure, allow_insecure_loopback=insecure)
+        self.fhir_base_url = require_base(
+            settings["fhir_base_url"], allow_insecure_loopback=insecure
+        )
+        if token_endpoint is not None:
+            secure(token_endpoint, "The token endpoint")
+        if jwks_url is not None:
+            secure(jwks_url, "The JWKS URL")
+        allowed = tuple(settings.get("allowed_origins", ()))
+        for url in allowed:
+            secure(url, "An allowed origin")
+        origins = {origin_of(url) for url in (self.fhir_base_url, *allowed)}
+        self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
+        self._scope = normalise(settings.get("scope", DEFAULT_SCOPE))
+        self.signers = signer_source(settings["signer"])
+        self.own_signer = settings.get("own_signer", False)
+        lifetime = settings.get("lifetime", DEFAULT_LIFETIME)
+        self.clock = ServerClock(lifetime=lifetime, corrects=_corrects(settings))
+        self._assertion_for = partial(
+            ClientAssertion,
+            client_id=settings["client_id"],
+            lifetime=lifetime,
+            jku=jwks_url,
+            extra_headers=settings.get("extra_headers"),
+            extra_claims=settings.get("extra_claims"),
+            clock=self.clock.time,
+        )
+        self._assertion = self._assertion_for(signer=self.signers.signer)
+        self._endpoint = Endpoint(
+            self.fhir_base_url,
+            token_endpoint,
+            allow_insecure_loopback=insecure,
+            lifetime=settings.get("discovery_lifetime", 3600.0),
+            clock=self.clock,
+        )
+        self._budget = RateBudget(settings.get("rate_limit"))
+        self._retries = RetryBudgets(
+            settings.get("retries", DEFAULT_RETRIES),
+            settings.get("signer_retries", DEFAULT_SIGNER_RETRIES),
+        )
+        self.renewal = Renewal(settings.get("renewal_window", DEFAULT_WINDOW))
+
+    @property
+    def signer(self) -> Signer:
+        """The signer of its assertions."""
+        return self.signers.signer
+
+    @property
+    def client_id(self) -> str:
+        """The client's id at this server."""
+        return self._assertion.client_id
+
+    def obtain(self, deadline: Deadline) -> Flow[AccessToken]:
+        """A valid token, new only if need be."""
+        return self.renewal.obtain(self._renewed, deadline)
+
+    def request(
+        self, deadline: Deadline, *, scope: str | None = None, signer: Signer | None = None
+    ) -> Flow[AccessToken]:
+        """A new token, and not kept."""
+        return self._granted(deadline, True, scope, signer)
+
+    def configuration(self, deadline: Deadline) -> Flow[SmartConfiguration]:
+        """The server's SMART configuration."""
+        return persistent(self._endpoint.configuration, self._retries, deadline)
+
+    def _renewed(self, deadline: Deadline, patient: bool) -> Flow[AccessToken]:
+        """What the one caller does who renews; here is room for a store shared by processes."""
+        return self._granted(deadline, patient, None, None)
+
+    def _granted(
+        self, deadline: Deadline, patient: bool, scope: str | None, signer: Signer | None
+    ) -> Flow[AccessToken]:
+        """A token, asked for again where that is right and there is the patience."""
+        admit = partial(self._budget.admit, deadline, patient=patient)
+        budgets = self._retries if patient else RetryBudgets(0, 0)
+        attempt = partial(self._attempt, scope, signer, admit)
+        return persistent(partial(self._on_time, attempt), budgets, deadline)
+
+    def _on_time(self, attempt: Callable[[], Flow[AccessToken]]) -> Flow[AccessToken]:
+        """An attempt; one more if its refusal tells that it was stamped by a wrong clock."""
+        stamped_with = self.clock.correction
+        try:
+            return (yield from attempt())
+        except TokenRefusedError as error:
+            learnt = self.clock.correction - stamped_with
+            if error.status == 429 or error.status >= 500 or not self.clock.matters(learnt):
+                raise
+        return (yield from attempt())
+
+    def _attempt(
+        self, scope: str | None, signer: Signer | None, admit: Callable[[], Flow[None]]
+    ) -> Flow[AccessToken]:
+        """One request, with a fresh assertion; here the signer is chosen."""
+        asked = self._scope if scope is None else normalise(scope)
+        ask = partial(token_flow, self._endpoint, scope=asked, clock=self.clock, admit=admit)
+        if signer is not None:
+            yield from self.signers.check(signer)
+            return (yield from ask(self._assertion_for(signer=signer)))
+        if self.signers.is_stale:
+            yield Call(self.signers.refresh)
+        with self.signers.lease() as current:
+            yield from self.signers.check(current)
+            assertion = self._assertion
+            if assertion.signer is not current:
+                self._assertion = assertion = self._assertion_for(signer=current)
+            return (yield from ask(assertion))
+
+
+def _corrects(settings: ClientSettings) -> bool:
+    chosen = settings.get("clock_correction", "on")
+    if chosen not in ("on", "warn"):
+        raise ConfigurationError(
+            f"clock_correction is {chosen!r}.",
+            hint="Write \"on\" to stamp assertions by the server's clock where this machine's "
+            'differs, "warn" to be told only.',
+            code="config-value-invalid",
+        )
+    return chosen == "on"
