@@ -21,11 +21,22 @@ demo: ## the main job, whole, on this machine: a key in SoftHSM signs, a Patient
 
 .PHONY: test
 test: setup-dev ## every test (ARGS="-k name" for some)
-	$(IN_VENV) python -m pytest -m "not long" $(PARALLEL) $(ARGS)
+	$(IN_VENV) python -m pytest -m "not long and not compose" $(PARALLEL) $(ARGS)
 
 .PHONY: test-long
-test-long: setup-dev ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
+test-long: setup-long ## the signer contract on emulators, on more PKCS#11 modules and on faulty plugins
 	$(IN_VENV) python -m pytest -m long $(ARGS)
+
+.PHONY: test-compose
+test-compose: setup-dev ## docker-compose.softhsm.yml for real, with Docker or (as root) podman
+	@tools/containers ready
+	@tools/setup wheelhouse
+	$(IN_VENV) python -m pytest -m compose $(ARGS) tests/compose
+
+.PHONY: prove-custody
+prove-custody: setup-dev ## look for the private key in a client's memory (ARGS=--write for the page)
+	@tools/containers ready
+	$(IN_VENV) python -m experiments.custody $(ARGS)
 
 .PHONY: soak
 soak: setup-dev ## ten minutes of renewals, as many as in months: no expired token, flat memory
@@ -38,16 +49,21 @@ setup: ## .venv with keystay and its plugins
 
 .PHONY: setup-dev
 setup-dev: ## the same, and all that tests and checks need
-	@tools/setup system runtime dev servers emulators
+	@tools/setup system experiments runtime dev servers emulators
+
+.PHONY: setup-long
+setup-long: setup-dev
+	@tools/setup browser
 
 .PHONY: check
 check: ## format, lint, types, layers, shell scripts
 	@tools/setup runtime dev benchmarks linters
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/mypy src plugins tests $(wildcard benchmarks/*.py examples/*.py)
+	$(BIN)/mypy src plugins tests $(wildcard benchmarks/*.py examples/*.py experiments/custody/*.py)
 	$(BIN)/lint-imports
-	shellcheck .ci/run tools/lock tools/setup tests/support/*.sh
+	shellcheck .ci/run tools/containers tools/lock tools/setup containers/softhsm/serve \
+		containers/softhsm/healthy tests/support/*.sh
 
 .PHONY: fmt
 fmt: ## format, and fix what ruff can fix
@@ -58,7 +74,7 @@ fmt: ## format, and fix what ruff can fix
 .PHONY: coverage
 coverage: setup-dev ## the tests again, with a report of the lines they did not reach
 	$(BIN)/coverage erase
-	$(IN_VENV) coverage run -m pytest $(ARGS)
+	$(IN_VENV) coverage run -m pytest -m "not compose" $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from keystay.jwk import JWKSet as JWKSet
     from keystay.observers.audit import AuditObserver as AuditObserver
     from keystay.observers.dispatch import Observers as Observers
+    from keystay.policy import Policy as Policy
     from keystay.rotation import published_keys as published_keys
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
@@ -52,6 +53,7 @@ _HOMES = {
     "KeystayError": "keystay.errors",
     "Observers": "keystay.observers.dispatch",
     "Registration": "keystay.smart.registration",
+    "Policy": "keystay.policy",
     "Signer": "keystay.signer",
     "SmartConfiguration": "keystay.smart.discovery",
     "TokenClient": "keystay.tokens.client",

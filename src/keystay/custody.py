@@ -1,4 +1,4 @@
-"""Custody: where a private key is while it signs, how we know, and what policy makes of it."""
+"""Custody: where a private key is while it signs, and how we know."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from keystay.errors import ConfigurationError, PolicyError
+from keystay.errors import ConfigurationError
 
-__all__ = ["Custody", "Evidence", "Fact", "Location", "Minimum", "enforce"]
+__all__ = [
+    "EVIDENCE",
+    "MINIMA",
+    "Custody",
+    "Evidence",
+    "Fact",
+    "Location",
+    "Minimum",
+    "minimum",
+    "satisfies",
+]
 
 Location = Literal["in-process", "other-process", "remote-service", "hardware"]
 """Where the private key is while it signs."""
@@ -18,6 +28,12 @@ Evidence = Literal["asserted", "reported", "attested"]
 
 Minimum = Literal["any", "out-of-process", "hardware"]
 """What a policy can demand."""
+
+EVIDENCE: tuple[Evidence, ...] = get_args(Evidence)
+"""The weakest first."""
+
+MINIMA: tuple[Minimum, ...] = get_args(Minimum)
+"""The weakest first."""
 
 _SATISFIED_BY: dict[str, frozenset[str]] = {
     "any": frozenset(get_args(Location)),
@@ -44,19 +60,21 @@ class Custody:
         reason: One sentence an auditor can read: why this location.
         facts: What else the backend says of the key (`sensitive`, `extractable`, …). Facts
             never raise `location`: SoftHSM reports perfect attributes for keys it decrypts here.
+        statement: The device's own signed statement, Base64, as it was fetched; None without one.
     """
 
     location: Location
     evidence: Evidence
     reason: str
     facts: Mapping[str, Fact] = field(default_factory=dict)
+    statement: str | None = None
 
     def __str__(self) -> str:
         return f"{self.location} ({self.evidence}): {self.reason}"
 
     def to_dict(self) -> dict[str, object]:
         """Custody as plain data."""
-        return {
+        document: dict[str, object] = {
             "location": self.location,
             "evidence": self.evidence,
             "reason": self.reason,
@@ -65,29 +83,23 @@ class Custody:
                 for name, fact in self.facts.items()
             },
         }
+        return document if self.statement is None else document | {"statement": self.statement}
 
 
-def enforce(custody: Custody, minimum: str, *, key: str) -> None:
-    """Refuse a key whose custody is weaker than `minimum`.
+def satisfies(custody: Custody, demanded: Minimum) -> bool:
+    """Whether a custody is at least what is demanded; an unknown place satisfies nothing."""
+    return custody.location in _SATISFIED_BY[demanded]
 
-    Args:
-        custody: What the backend reports.
-        minimum: `any`, `out-of-process` or `hardware`.
-        key: Names the key in the error.
+
+def minimum(name: str) -> Minimum:
+    """A minimum by its name.
 
     Raises:
-        PolicyError: The custody does not satisfy the minimum; doubt counts against the key.
-        ConfigurationError: `minimum` is not one of the three.
+        ConfigurationError: There is none of that name.
     """
-    if minimum not in _SATISFIED_BY:
-        raise ConfigurationError(
-            f"The custody policy {minimum!r} does not exist.",
-            hint=f"Use one of {', '.join(_SATISFIED_BY)}.",
-        )
-    if custody.location not in _SATISFIED_BY[minimum]:
-        raise PolicyError(
-            f"The policy demands custody {minimum!r}; the key {key} is {custody.location}.",
-            cause=custody.reason,
-            hint="Keep the key in an HSM or KMS, or reach a PKCS#11 token through p11-kit "
-            "remoting so that the key lives in another process.",
-        )
+    for known in MINIMA:
+        if name == known:
+            return known
+    raise ConfigurationError(
+        f"The custody policy {name!r} does not exist.", hint=f"Use one of {', '.join(MINIMA)}."
+    )

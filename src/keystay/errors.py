@@ -11,7 +11,7 @@ The hierarchy:
     ├─ ConfigurationError            keystay.toml, environment, arguments
     │  ├─ KeyURIError                a key URI, with the position of the fault
     │  ├─ SecretError                a secret reference that cannot be resolved
-    │  ├─ PolicyError                the key's custody is weaker than policy demands
+    │  ├─ PolicyError                the key is not what the policy demands
     │  └─ ObserverError              an observer that cannot be used, or a required one that failed
     ├─ JWKError                      a JWK or JWK Set that cannot be used
     ├─ BackendError                  between keystay and the key
@@ -45,7 +45,7 @@ The hierarchy:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 __all__ = [
@@ -178,10 +178,30 @@ class SecretError(ConfigurationError):
 
 
 class PolicyError(ConfigurationError):
-    """The key's custody is weaker than the policy demands; the signer was not opened."""
+    """The key is not what the policy demands; nothing it signed was used.
 
-    code = "policy-custody"
+    Attributes:
+        violations: Each violated rule: `rule`, `demanded`, `found` and `evidence`.
+    """
+
+    code = "policy-violated"
     exit_code = 3
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        violations: Sequence[Mapping[str, str]] = (),
+        cause: str | None = None,
+        hint: str | None = None,
+        code: str | None = None,
+    ) -> None:
+        super().__init__(message, cause=cause, hint=hint, code=code)
+        self.violations = tuple(violations)
+
+    def to_dict(self) -> dict[str, object]:
+        """As `KeystayError.to_dict`, with the violated rules."""
+        return super().to_dict() | {"violations": [dict(v) for v in self.violations]}
 
 
 class ObserverError(ConfigurationError):

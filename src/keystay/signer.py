@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
-from keystay import algorithms, custody, jwk, key_uri, signatures
+from keystay import algorithms, jwk, key_uri, signatures
 from keystay.backends.port import (
     BackendContext,
     BackendKey,
@@ -23,10 +23,12 @@ from keystay.backends.port import (
     LeasesKey,
     SigningKey,
     SignRequest,
+    TellsCustody,
 )
 from keystay.backends.registry import Registry, default_registry, unexpected
 from keystay.backends.secrets import SecretResolver
 from keystay.backends.workers import Workers
+from keystay.custody import minimum
 from keystay.errors import (
     AlgorithmError,
     ConfigurationError,
@@ -39,13 +41,14 @@ from keystay.observers.dispatch import NOBODY, Observers
 from keystay.observers.events import AssertionSigned, MessageSigned
 from keystay.observers.opening import watch_opening
 from keystay.observers.signing import About, SignatureWitness, Signed
+from keystay.policy import Policy, Subject
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.algorithms import Algorithm
     from keystay.backends.port import BackendSignature
-    from keystay.custody import Custody
+    from keystay.custody import Custody, Fact
     from keystay.private_key import BackedPrivateKey
 
 __all__ = ["DEFAULT_TIMEOUT", "Signer", "Verify", "open_signer"]
@@ -69,6 +72,8 @@ def open_signer(
     secrets: Callable[[str, str], str | None] | None = None,
     backends: Mapping[str, Mapping[str, object]] | None = None,
     custody: str = "any",
+    policy: Policy | None = None,
+    created: Fact | None = None,
     verify: Verify = "always",
     timeout: float = DEFAULT_TIMEOUT,
     base_dir: str | os.PathLike[str] | None = None,
@@ -85,6 +90,8 @@ def open_signer(
             what is asked for; returns the secret, or None to have the reference resolved.
         backends: Settings by URI scheme, as the `[backends.*]` tables of keystay.toml.
         custody: The least custody accepted: `any`, `out-of-process` or `hardware`.
+        policy: What else is demanded of the key; looked at again after each reconnection.
+        created: When the key was made, for a backend that cannot say.
         verify: `always`, or `first` to check only the first signature of each backend session.
         timeout: Seconds for opening and for each signature.
         base_dir: Where relative paths in `uri` start; default the working directory.
@@ -93,7 +100,7 @@ def open_signer(
 
     Raises:
         KeyURIError: The URI is malformed.
-        PolicyError: The key's custody is weaker than `custody`.
+        PolicyError: The key is not what `custody` and `policy` demand.
         AlgorithmError: The key cannot do `algorithm`.
         BackendError: What the backend reports; see `keystay.errors`.
     """
@@ -113,6 +120,8 @@ def open_signer(
                 algorithm=algorithm,
                 kid=kid,
                 custody=custody,
+                policy=policy,
+                created=created,
                 verify=verify,
                 timeout=timeout,
                 name=str(parsed),
@@ -137,10 +146,12 @@ class Signer:
         algorithm: As for `open_signer`, and so on for the rest.
         kid: Key id.
         custody: The least custody accepted.
+        policy: What else is demanded of the key.
+        created: When the key was made, for a backend that cannot say.
         verify: `always` or `first`.
         timeout: Seconds for each signature.
         name: What messages call the key; default the backend's label.
-        backend: Scheme of its URI; for observers.
+        backend: Scheme of its URI; for the policy and for observers.
         observers: As for `open_signer`.
 
     Raises:
@@ -154,6 +165,8 @@ class Signer:
         algorithm: str | None = None,
         kid: str | None = None,
         custody: str = "any",
+        policy: Policy | None = None,
+        created: Fact | None = None,
         verify: Verify = "always",
         timeout: float = DEFAULT_TIMEOUT,
         name: str | None = None,
@@ -170,13 +183,17 @@ class Signer:
         self._name = name or "the key"
         self._description = description = self._guarded(key.describe)
         self._name = name or description.label
-        _enforce(description.custody, custody, self._name)
+        self._custody, self._created = description.custody, description.created or created
+        self._policies = [Policy(custody=minimum(custody)), *([policy] if policy else [])]
+        self._backend = backend
+        self._judged: set[int] = set()
         kty, curve, self._bits = jwk.key_kind(description.public_key)
         self._algorithms = tuple(
             n for n in algorithms.for_key(kty, curve) if n in description.algorithms
         )
         self._kind = f"RSA-{self._bits}" if kty == "RSA" else str(curve)
         self._algorithm = self._choose(algorithm)
+        self._enforce(self.subject)
         self._kid = kid or jwk.thumbprint(jwk.public_jwk(description.public_key))
         self._verify_each = verify == "always" and not description.signs_here
         self._verify_first = verify == "first" and not description.signs_here
@@ -184,7 +201,6 @@ class Signer:
         self._timeout = timeout
         self._workers = Workers(self._name, most=_ASYNC_CALLS)
         self._closed = False
-        self._backend = backend
         self._is_wanted = observers.wants
         self._witness = SignatureWitness(observers, description, backend=backend, kid=self._kid)
         if description.signs_here:
@@ -213,7 +229,12 @@ class Signer:
     @property
     def custody(self) -> Custody:
         """Where the private key is while it signs, and how we know."""
-        return self._description.custody
+        return self._custody
+
+    @property
+    def subject(self) -> Subject:
+        """The key as a policy looks at it."""
+        return self._subject(self._algorithm, self._custody)
 
     @property
     def key_type(self) -> str:
@@ -290,7 +311,7 @@ class Signer:
             KeystayError: As for `sign`.
         """
         self._check_open()
-        chosen = self._algorithm if algorithm is None else self._choose(algorithm)
+        chosen = self._algorithm if algorithm is None else self._permitted(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
         if self._is_wanted(_event_of(about)):
             sign = partial(self._sign, None, chosen, deadline)
@@ -344,7 +365,7 @@ class Signer:
             KeystayError: As for `sign`.
         """
         self._check_open()
-        chosen = self._algorithm if algorithm is None else self._choose(algorithm)
+        chosen = self._algorithm if algorithm is None else self._permitted(algorithm)
         if not chosen.digest_size:
             raise AlgorithmError(
                 f"{chosen.name} signs messages, not digests.",
@@ -447,7 +468,8 @@ class Signer:
                     cause="The device offers no signature mechanism that fits the key.",
                     hint=remedy or "Choose another key type, or ask the vendor for the mechanism.",
                 )
-            return algorithms.get(self._algorithms[0])
+            allowed = (n for n in self._algorithms if all(p.allows(n) for p in self._policies))
+            return algorithms.get(next(allowed, self._algorithms[0]))
         chosen = algorithms.get(name)
         if name not in self._algorithms:
             raise AlgorithmError(
@@ -502,6 +524,8 @@ class Signer:
                 cause="An alias was pointed at another key, or the key was replaced.",
                 hint="Publish the new public key first, then open the signer again.",
             )
+        if result.session not in self._judged:
+            self._judge(result.session, request)
         value, algorithm = result.value, request.algorithm
         try:
             if result.encoding == "der" and algorithm.kty == "EC":
@@ -536,15 +560,41 @@ class Signer:
             ) from error
         return value
 
+    def _judge(self, session: int, request: SignRequest) -> None:
+        """After a reconnection: what answers now has to be what the policy demands, too."""
+        if any(policy.looks_at_custody for policy in self._policies):
+            key = self._key
+            found = (
+                key.custody(request.deadline)
+                if isinstance(key, TellsCustody)
+                else key.describe().custody
+            )
+            self._enforce(self._subject(request.algorithm, found))
+            self._custody = found
+        if len(self._judged) >= _MAX_SESSIONS_REMEMBERED:
+            self._judged.clear()
+        self._judged.add(session)
+
+    def _permitted(self, name: str) -> Algorithm:
+        """Another algorithm than the signer's, if the key can do it and the policy allows it."""
+        chosen = self._choose(name)
+        self._enforce(self._subject(chosen, self._custody))
+        return chosen
+
+    def _enforce(self, subject: Subject) -> None:
+        for policy in self._policies:
+            policy.enforce(subject)
+
+    def _subject(self, algorithm: Algorithm, found: Custody) -> Subject:
+        return Subject(
+            self._name, self._backend, algorithm.name, algorithm.kty, self._bits, found,
+            self._created,
+        )  # fmt: skip
+
     def _verify(self, request: SignRequest, value: bytes) -> None:
         signatures.verify(
             self.public_key, request.algorithm, request.message, value, digest=request.digest
         )
-
-
-def _enforce(found: Custody, minimum: str, name: str) -> None:
-    # A function of its own: inside Signer.__init__ `custody` is the argument.
-    custody.enforce(found, minimum, key=name)
 
 
 def _event_of(about: About | None) -> type[MessageSigned | AssertionSigned]:

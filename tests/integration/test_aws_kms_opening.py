@@ -173,7 +173,7 @@ def test_custody_of_other_origins(
         extra["Origin"] = origin
         with keystay.open_signer(kms_uri(ministack.key("P-384"))) as signer:
             assert said in signer.custody.reason
-            assert "remote-service" == signer.custody.location
+            assert "other-process" == signer.custody.location
             facts = {name: fact.value for name, fact in signer.custody.facts.items()}
             assert ("cks-1", origin) == (facts["custom_key_store"], facts["origin"])
             assert str(facts["material_expires"]).startswith("2030-")

@@ -74,7 +74,7 @@ def test_every_algorithm(signer: Signer) -> None:
 def test_description(signer: Signer) -> None:
     """The key is held to its ARN; it is in a remote service, as KMS reports."""
     assert signer.key_id.startswith("arn:aws")
-    assert ("remote-service", "reported") == (signer.custody.location, signer.custody.evidence)
+    assert ("other-process", "asserted") == (signer.custody.location, signer.custody.evidence)
     facts = signer.custody.facts
     assert {"origin", "key_spec", "key_manager", "multi_region", "arn", "created"} <= set(facts)
     assert signer.key_id == facts["arn"].value

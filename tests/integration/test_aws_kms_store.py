@@ -70,7 +70,7 @@ def test_command_line(kms_uri: KmsUri, alias: str, tmp_path: Path) -> None:
     shown = command("key", "show", uri, "--json", cwd=tmp_path)
     document = json.loads(shown.stdout)
     assert (record["key_id"], ["ES384"]) == (document["key_id"], document["algorithms"])
-    assert "remote-service" == document["custody"]["location"]
+    assert "other-process" == document["custody"]["location"]
     assert 0 == command("key", "show", uri, cwd=tmp_path).returncode
 
     again = command("key", "generate", uri, cwd=tmp_path)

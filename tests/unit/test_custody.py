@@ -1,4 +1,4 @@
-"""Custody and the policy on it."""
+"""Custody, and what it satisfies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from keystay.custody import Custody, Fact, enforce
-from keystay.errors import ConfigurationError, PolicyError
+from keystay.custody import Custody, Fact, minimum, satisfies
+from keystay.errors import ConfigurationError
 
 SATISFIED = {
     "any": {"in-process", "other-process", "remote-service", "hardware"},
@@ -16,34 +16,30 @@ SATISFIED = {
 }
 
 
-@pytest.mark.parametrize("minimum", SATISFIED)
+@pytest.mark.parametrize("demanded", SATISFIED)
 @pytest.mark.parametrize(
     "location", ["in-process", "other-process", "remote-service", "hardware", "unknown", ""]
 )
-def test_policy(minimum: str, location: Any) -> None:
-    """A place satisfies a policy as the table says; an unknown place satisfies none."""
-    custody = Custody(location, "reported", "Because.")
-    if location in SATISFIED[minimum]:
-        assert None is enforce(custody, minimum, key="k")  # type: ignore[func-returns-value]
-        return
-    with pytest.raises(PolicyError) as caught:
-        enforce(custody, minimum, key="pkcs11:token=a")
-    assert ("policy-custody", "Because.") == (caught.value.code, caught.value.cause)
-    assert "pkcs11:token=a" in caught.value.message
+def test_satisfies(demanded: Any, location: Any) -> None:
+    """A place satisfies a minimum as the table says; an unknown place satisfies none."""
+    found = satisfies(Custody(location, "reported", "Because."), demanded)
+
+    assert (location in SATISFIED[demanded]) is found
 
 
-@pytest.mark.parametrize("minimum", ["", "Hardware", "out_of_process", "none"])
-def test_unknown_policy(minimum: str) -> None:
-    """A policy that does not exist is refused, not read as the weakest."""
+@pytest.mark.parametrize("name", ["", "Hardware", "out_of_process", "none"])
+def test_unknown_minimum(name: str) -> None:
+    """A minimum that does not exist is refused, not read as the weakest."""
     with pytest.raises(ConfigurationError, match="any, out-of-process, hardware"):
-        enforce(Custody("hardware", "attested", "x"), minimum, key="k")
+        minimum(name)
 
 
-def test_attributes_alone_prove_nothing() -> None:
-    """Perfect attribute bits do not lift a key that is in this process."""
-    facts = {name: Fact(True, "attested") for name in ("sensitive", "never_extractable", "local")}
-    with pytest.raises(PolicyError):
-        enforce(Custody("in-process", "attested", "x", facts), "out-of-process", key="k")
+def test_statement_is_kept() -> None:
+    """A device's own statement is part of the plain data, where there is one."""
+    kept = Custody("hardware", "attested", "x", statement="AAEC")
+
+    assert "AAEC" == kept.to_dict()["statement"]
+    assert "statement" not in Custody("hardware", "reported", "x").to_dict()
 
 
 def test_shown() -> None:

@@ -19,6 +19,7 @@ from keystay.backends.port import (
     NamesSuccessors,
     SigningKey,
     SignRequest,
+    TellsCustody,
 )
 from keystay.backends.secrets import Secret, SecretResolver
 from keystay.backends.workers import Workers
@@ -40,6 +41,7 @@ __all__ = [
     "SecretResolver",
     "SignRequest",
     "SigningKey",
+    "TellsCustody",
     "Workers",
     "hookimpl",
 ]

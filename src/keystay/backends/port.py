@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.algorithms import Algorithm
-    from keystay.custody import Custody
+    from keystay.custody import Custody, Fact
 
 __all__ = [
     "API_VERSION",
@@ -38,6 +38,7 @@ __all__ = [
     "NamesSuccessors",
     "SignRequest",
     "SigningKey",
+    "TellsCustody",
 ]
 
 API_VERSION = 1
@@ -140,6 +141,7 @@ class KeyDescription:
         custody: Where the private key is while it signs.
         signs_here: The signature is computed by the very library that would verify it, in
             this process (a PEM key). The core then verifies one when it opens the key, not each.
+        created: When the key was made, and how that is known; None when the backend cannot say.
         algorithm_hint: What to do when another algorithm is asked for than the key can do here,
             in the backend's own words; None for a general remedy.
         brief: A signature takes less than a hop to another thread and back is worth, 0.3 ms or
@@ -154,6 +156,7 @@ class KeyDescription:
     custody: Custody
     signs_here: bool = False
     algorithm_hint: str | None = None
+    created: Fact | None = None
     brief: bool = False
 
 
@@ -192,6 +195,22 @@ class LeasesKey(Protocol):
 
     def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
         """Wait for a session and hold it for the block."""
+
+
+@runtime_checkable
+class TellsCustody(Protocol):
+    """A key that can say anew where it is.
+
+    The core asks after each reconnection, before a signature is used: what answers then may be
+    something else than what was opened.
+    """
+
+    def custody(self, deadline: Deadline) -> Custody:
+        """Where the private key is now, as `KeyDescription.custody`.
+
+        Raises:
+            BackendError: It cannot be told.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ _COMMANDS = {
     "register": "Register a client with a server; read, change, delete that.",
     "rotate": "Replace a client's key without a failed request.",
     "store": "Make keys for token stores.",
+    "policy": "Compare keys with their policy.",
+    "report": "Report for an auditor where keys are.",
     "token": "Print an access token.",
 }
 

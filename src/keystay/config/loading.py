@@ -12,6 +12,7 @@ import msgspec
 from keystay.config.environment import client_from
 from keystay.config.models import FILE_NAME, Config, HttpSettings
 from keystay.config.toml_file import read_file
+from keystay.custody import Fact
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
@@ -83,7 +84,10 @@ def open_client_signer(
         algorithm=algorithm,
         kid=kid,
         backends=config.backends,
-        custody=config.policy.custody,
+        policy=config.policy_of(client),
+        created=None
+        if client.key_created is None
+        else Fact(client.key_created.isoformat(), "asserted"),
         verify=client.verify,
         timeout=config.http.timeout,
         base_dir=config.base_dir_of(client),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
 from keystay.errors import ConfigurationError, did_you_mean
+from keystay.policy import Policy
 from keystay.smart.scopes import ScopeStyle
 
 __all__ = ["ClientConfig", "Config", "File", "HttpSettings", "PolicyConfig"]
@@ -19,6 +21,16 @@ FILE_NAME = "keystay.toml"
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TOML table whose keys are known."""
+
+
+class PolicyConfig(Policy, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`[policy]` and `[clients.<name>.policy]`: the rules for keys, and one for publication.
+
+    Attributes:
+        require_published: Whether a token client only signs with a key it has seen at `jwks_url`.
+    """
+
+    require_published: bool = False
 
 
 class ClientConfig(_Table, frozen=True, kw_only=True):
@@ -48,6 +60,8 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         store: Where processes share the token: `file:` and a folder.
         store_key: Secret reference to the key that tokens are encrypted with there.
         vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
+        key_created: When the key was made, for a backend that cannot say: a date.
+        policy: What its key must be, at least as strict as `[policy]`; default that.
     """
 
     fhir_base_url: str
@@ -71,6 +85,8 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     store: str | None = None
     store_key: str | None = None
     vendor: str | None = None
+    key_created: date | None = None
+    policy: PolicyConfig | None = None
 
     def registered_id(self) -> str:
         """The client_id.
@@ -115,18 +131,6 @@ class HttpSettings(_Table, frozen=True, kw_only=True):
     client_key_passphrase: str | None = None
 
 
-class PolicyConfig(_Table, frozen=True, kw_only=True):
-    """`[policy]`.
-
-    Attributes:
-        custody: The least custody accepted of any key.
-        require_published: Whether a token client only signs with a key it has seen at `jwks_url`.
-    """
-
-    custody: Literal["any", "out-of-process", "hardware"] = "any"
-    require_published: bool = False
-
-
 class File(_Table, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -146,7 +150,7 @@ class Config:
         clients: By name.
         environment_client: The client the environment describes, or None.
         http: How to reach servers.
-        policy: What keys are accepted.
+        policy: What keys are accepted, where a client has no stricter policy.
         backends: Settings by URI scheme.
         observers: Settings by observer.
     """
@@ -167,6 +171,10 @@ class Config:
     def base_dir_of(self, client: ClientConfig) -> Path:
         """Where a client's relative paths start: the environment's where the process does."""
         return Path() if client is self.environment_client else self.base_dir
+
+    def policy_of(self, client: ClientConfig) -> PolicyConfig:
+        """What is demanded of a client's key."""
+        return client.policy or self.policy
 
     def client_name(self, name: str | None = None) -> str | None:
         """What the client that `client(name)` returns is called; None for the environment's."""

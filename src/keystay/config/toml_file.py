@@ -11,6 +11,7 @@ import msgspec
 
 from keystay.config.checks import faults, http_faults
 from keystay.config.models import ClientConfig, File, HttpSettings, PolicyConfig
+from keystay.config.policy_table import read_policy
 from keystay.errors import ConfigurationError, did_you_mean
 
 __all__ = ["read_file"]
@@ -29,18 +30,16 @@ def read_file(path: Path) -> File:
     Raises:
         ConfigurationError: It is missing, unreadable, or something in it cannot be.
     """
-    source = _Source(path)
+    source = Source(path)
     document = source.document
     source.refuse_unknown((), document, File)
     clients = source.table(document, "clients")
     http = source.convert(("http",), source.table(document, "http"), HttpSettings)
+    policy = read_policy(source, ("policy",), source.table(document, "policy"))
     file = File(
-        clients={
-            name: source.convert(("clients", name), table, ClientConfig)
-            for name, table in clients.items()
-        },
+        clients={name: _client(source, name, table, policy) for name, table in clients.items()},
         http=http,
-        policy=source.convert(("policy",), source.table(document, "policy"), PolicyConfig),
+        policy=policy,
         backends=source.tables(document, "backends"),
         observers=source.tables(document, "observers"),
     )
@@ -59,7 +58,17 @@ def read_file(path: Path) -> File:
     return file
 
 
-class _Source:
+def _client(source: Source, name: str, table: object, policy: PolicyConfig) -> ClientConfig:
+    where = ("clients", name)
+    if not isinstance(table, dict) or "policy" not in table:
+        return source.convert(where, table, ClientConfig)
+    rest = {key: value for key, value in table.items() if key != "policy"}
+    client = source.convert(where, rest, ClientConfig)
+    own = read_policy(source, (*where, "policy"), source.table(table, "policy", where), policy)
+    return msgspec.structs.replace(client, policy=own)
+
+
+class Source:
     """The file's text, and where in it things stand."""
 
     def __init__(self, path: Path) -> None:
@@ -223,6 +232,6 @@ def _due(kind: type[Any], key: str) -> str:
         return f"Write {key} = true or {key} = false."
     if due in (int, float):
         return f"Write {key} = and a number, without quotes."
-    if due == list[str]:
+    if due in (list[str], tuple[str, ...]):
         return f'Write {key} = ["…", "…"].'
     return f'Write {key} = "…", in quotes.'

@@ -40,7 +40,7 @@ class PublicationRequirement:
         Raises:
             ConfigurationError: It does, and the client has no `jwks_url`.
         """
-        if not keys.config.policy.require_published:
+        if not keys.config.policy_of(keys.client).require_published:
             return None
         if keys.client.jwks_url is None:
             raise ConfigurationError(

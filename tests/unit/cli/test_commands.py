@@ -524,6 +524,9 @@ HELP = {
     "store key": ["umask 077"],
     "backends": ["--json"],
     "demo": ["SoftHSM"],
+    "policy": ["check"],
+    "policy check": ["[CLIENT]", "--json"],
+    "report": ["[CLIENT]...", "--format", "--out", "--offline", "--verify", "--digest"],
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -49,6 +50,8 @@ rate_limit = "5/60"
 clock_correction = "warn"
 store = "file:tokens"
 store_key = "env:STORE_KEY"
+key_created = 2026-01-15
+policy = { max_key_age = 100 }
 
 [http]
 ca_bundle = "ca.pem"
@@ -62,11 +65,28 @@ client_key_passphrase = "file:/abs/passphrase"
 
 [policy]
 custody = "out-of-process"
+evidence = "reported"
+backends = ["pkcs11", "awskms"]
+algorithms = ["ES384", "RS384"]
+min_rsa_bits = 3072
+min_ec_bits = 384
+max_key_age = 400
 require_published = true
 
 [backends.pkcs11]
 module = "/usr/lib/softhsm/libsofthsm2.so"
 """
+
+POLICY: dict[str, Any] = {
+    "custody": "out-of-process",
+    "evidence": "reported",
+    "backends": ("pkcs11", "awskms"),
+    "algorithms": ("ES384", "RS384"),
+    "min_rsa_bits": 3072,
+    "min_ec_bits": 384,
+    "max_key_age": 400,
+    "require_published": True,
+}
 
 
 def load(folder: Path, text: str | bytes) -> keystay.Config:
@@ -114,6 +134,8 @@ def test_every_key(tmp_path: Path) -> None:
             signer_retries=2,
             rate_limit="5/60",
             clock_correction="warn",
+            key_created=date(2026, 1, 15),
+            policy=PolicyConfig(**{**POLICY, "max_key_age": 100}),
         )
     }
     expected = HttpSettings(
@@ -127,7 +149,7 @@ def test_every_key(tmp_path: Path) -> None:
         client_key_passphrase="file:/abs/passphrase",
     )
     assert expected == config.http
-    assert PolicyConfig(custody="out-of-process", require_published=True) == config.policy
+    assert PolicyConfig(**POLICY) == config.policy
     assert {"pkcs11": {"module": "/usr/lib/softhsm/libsofthsm2.so"}} == config.backends
     assert (tmp_path, None) == (config.base_dir, config.environment_client)
 

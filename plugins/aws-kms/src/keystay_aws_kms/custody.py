@@ -1,7 +1,13 @@
 """Where a KMS key is while it signs, as far as KMS says.
 
-The location is `remote-service`, whatever the origin: that a key is in an HSM is what AWS
-reports, and reports are facts beside the location, never a reason to raise it.
+| what we see                      | location       | source                                 |
+|----------------------------------|----------------|----------------------------------------|
+| an endpoint on this machine      | other-process  | nobody vouches for it: an emulator     |
+| KMS answers, whatever the origin | remote-service | KMS API reference, KeyMetadata: Origin |
+
+That a key is in an HSM is what AWS says of its service; no answer shows it of this key, so the
+location is never `hardware`. The origin, the custom key store and its CloudHSM cluster or external
+key manager are facts beside it.
 """
 
 from __future__ import annotations
@@ -9,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.custody import Custody, Fact
+from keystay_aws_kms.settings import is_loopback
 
 if TYPE_CHECKING:
     from keystay_aws_kms.metadata import KeyMetadata
@@ -35,6 +42,15 @@ def custody_of(metadata: KeyMetadata, endpoint: str | None) -> Custody:
     what = _ORIGINS.get(origin, f"its origin is {origin or 'not reported'}")
     reason = f"The private key signs in AWS KMS and does not leave it; {what}."
     facts = dict(metadata.facts)
+    if endpoint is not None and is_loopback(endpoint):
+        facts["endpoint"] = endpoint
+        return Custody(
+            "other-process",
+            "asserted",
+            f"The endpoint {endpoint} is on this machine and proves nothing of itself: an "
+            f"emulator, not AWS. By what it says, {what}.",
+            {name: Fact(value, "reported") for name, value in facts.items()},
+        )
     if endpoint is not None:
         reason = f"{reason} KMS was reached at {endpoint}, which the configuration names."
         facts["endpoint"] = endpoint

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.backends import BackendContext, SignRequest
+    from keystay.custody import Custody
     from keystay.key_uri import KeyURI
     from keystay_aws_kms.connection import Kms
 
@@ -68,7 +69,7 @@ class KmsKey:
         deadline: Deadline,
         endpoint: str | None = None,
     ) -> None:
-        self._calls = calls
+        self._calls, self._endpoint = calls, endpoint
         self._closed = False
         self._name = reference.text
         metadata = self._describe(deadline)
@@ -84,6 +85,7 @@ class KmsKey:
             key_id=self._arn,
             label=reference.alias or metadata.key_id,
             custody=custody_of(metadata, endpoint),
+            created=metadata.made,
         )
 
     @classmethod
@@ -110,6 +112,17 @@ class KmsKey:
     def describe(self) -> KeyDescription:
         """What is known about the key, since it was opened."""
         return self._description
+
+    def custody(self, deadline: Deadline) -> Custody:
+        """Where the key is, by what KMS says now.
+
+        Raises:
+            KeyChangedError: The alias points at another key.
+            BackendError: KMS does not say.
+        """
+        metadata = self._describe(deadline)
+        self._check_same(metadata)
+        return custody_of(metadata, self._endpoint)
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Sign in KMS; tries again, until the deadline, where that can help.

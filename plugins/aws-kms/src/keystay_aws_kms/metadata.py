@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from keystay.custody import Fact
 from keystay.errors import BackendUnavailableError, KeyUnusableError
 from keystay_aws_kms.algorithms import KEY_SPECS, able, refusal
 
@@ -108,6 +109,16 @@ class KeyMetadata:
             created=created if isinstance(created, datetime) else None,
             deletion=deletion if isinstance(deletion, datetime) else None,
         )
+
+    @property
+    def made(self) -> Fact | None:
+        """When the key material came to be, as far as KMS knows.
+
+        Material that was imported is older than KMS can say.
+        """
+        if self.created is None or self.facts.get("origin") == "EXTERNAL":
+            return None
+        return Fact(self.created.isoformat(), "reported")
 
     @property
     def signs(self) -> bool:

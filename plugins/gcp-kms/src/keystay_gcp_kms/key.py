@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -9,9 +11,11 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from google.cloud import kms_v1
 
 from keystay.backends import BackendSignature, Deadline, KeyDescription
+from keystay.custody import Fact
 from keystay.errors import (
     AlgorithmError,
     BackendError,
+    ConfigurationError,
     KeyChangedError,
     KeyUnusableError,
     KeyURIError,
@@ -19,7 +23,7 @@ from keystay.errors import (
 )
 from keystay.jwk import key_kind
 from keystay.signatures import digest_info
-from keystay_gcp_kms import algorithms, custody
+from keystay_gcp_kms import algorithms, attestation, custody
 from keystay_gcp_kms.checks import check_name, check_public_key, check_signature, crc32c
 from keystay_gcp_kms.client import Connection
 from keystay_gcp_kms.errors import Step
@@ -28,9 +32,13 @@ from keystay_gcp_kms.settings import Settings
 from keystay_gcp_kms.versions import VIEWER, enum_name, list_versions
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+    from cryptography.x509 import Certificate
 
     from keystay.backends import BackendContext, SignRequest
+    from keystay.custody import Custody
     from keystay.key_uri import KeyURI
 
 __all__ = ["GcpKey"]
@@ -49,6 +57,7 @@ class GcpKey:
         name: The key version's name.
         settings: For the custody.
         deadline: When to give up opening it.
+        roots: Certificates trusted to vouch for HSMs.
 
     Raises:
         BackendError: It cannot be reached, is not enabled, or cannot sign assertions; or an
@@ -56,9 +65,14 @@ class GcpKey:
     """
 
     def __init__(
-        self, connection: Connection, name: ResourceName, settings: Settings, deadline: Deadline
+        self,
+        connection: Connection,
+        name: ResourceName,
+        settings: Settings,
+        deadline: Deadline,
+        roots: Sequence[Certificate] = (),
     ) -> None:
-        self._connection = connection
+        self._connection, self._settings, self._roots = connection, settings, roots
         self._name = str(name)
         self._closed = False
         version = self._version(deadline)
@@ -73,7 +87,8 @@ class GcpKey:
             algorithms=self._algorithm.able,
             key_id=self._name,
             label=f"{name.key_id} version {name.values[-1]}",
-            custody=custody.judge(self._level, settings, _facts(version, algorithm_name)),
+            custody=self._judge(version, public_key),
+            created=_created(version),
             algorithm_hint=algorithms.hint(self._algorithm),
         )
 
@@ -93,7 +108,7 @@ class GcpKey:
         try:
             if name.version is None:
                 raise _no_version(connection, name, deadline)
-            return cls(connection, name, settings, deadline)
+            return cls(connection, name, settings, deadline, _roots(settings, context))
         except BaseException:
             connection.close()
             raise
@@ -104,6 +119,15 @@ class GcpKey:
     def describe(self) -> KeyDescription:
         """What is known about the key version, as of its opening."""
         return self._description
+
+    def custody(self, deadline: Deadline) -> Custody:
+        """Where the key is, by what Google and the HSM say now.
+
+        Raises:
+            KeyUnusableError: The version is not enabled any more.
+            BackendError: Google cannot be asked.
+        """
+        return self._judge(self._version(deadline), self._description.public_key)
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Have Google sign; repeated within the deadline while that can help.
@@ -163,6 +187,18 @@ class GcpKey:
     def _check_open(self) -> None:
         if self._closed:
             raise SignerClosedError(f"The key {self._name} is closed.")
+
+    def _judge(self, version: kms_v1.CryptoKeyVersion, public_key: PublicKeyTypes) -> Custody:
+        statement = version.attestation.content
+        found = custody.Attestation(base64.b64encode(statement).decode() if statement else None)
+        if self._roots:
+            try:
+                root = attestation.verify(version.attestation, public_key, self._roots)
+                found = replace(found, verified_by=root)
+            except attestation.AttestationInvalid as error:
+                found = replace(found, failure=str(error))
+        level, algorithm = enum_name(version.protection_level), enum_name(version.algorithm)
+        return custody.judge(level, self._settings, _facts(version, algorithm), found)
 
     def _version(self, deadline: Deadline) -> kms_v1.CryptoKeyVersion:
         request = kms_v1.GetCryptoKeyVersionRequest(name=self._name)
@@ -256,9 +292,30 @@ def _facts(version: kms_v1.CryptoKeyVersion, algorithm: str) -> dict[str, str | 
     if version.import_time:
         facts["import_time"] = version.import_time.isoformat()
     if version.attestation.content:
-        # Google's statement is there; keystay has not verified it.
         facts["attestation_format"] = enum_name(version.attestation.format)
     return facts
+
+
+def _created(version: kms_v1.CryptoKeyVersion) -> Fact | None:
+    """When it was generated; a key that was imported is older than Google can say."""
+    if version.import_job or not version.generate_time:
+        return None
+    return Fact(version.generate_time.isoformat(), "reported")
+
+
+def _roots(settings: Settings, context: BackendContext) -> list[Certificate]:
+    if settings.attestation_roots is None:
+        return []
+    path = context.base_dir / settings.attestation_roots
+    try:
+        return attestation.load_roots(path.read_bytes())
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or "it holds no PEM certificate"
+        raise ConfigurationError(
+            f"The attestation roots {path} cannot be read: {why}.",
+            hint="Correct [backends.gcpkms] attestation_roots.",
+            code="gcp-attestation-roots",
+        ) from None
 
 
 def _no_version(connection: Connection, name: ResourceName, deadline: Deadline) -> KeyURIError:

@@ -6,6 +6,9 @@
 | `endpoint`    | `HOST` or `HOST:PORT` instead of cloudkms.googleapis.com                  |
 | `protection`  | of keys that are generated: `software` (default) or `hsm`                 |
 
+In the table only: `attestation_roots`, a PEM file of the certificates that are trusted to vouch for
+HSMs (the manufacturer's root, Google's), so that an HSM's attestation can be verified.
+
 An endpoint that is a loopback *address* is an emulator: it is spoken to in the clear and without
 credentials. Every other gets TLS and Google's Application Default Credentials.
 """
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Settings"]
 
-_KNOWN = ("transport", "endpoint", "protection")
+_QUERY = ("transport", "endpoint", "protection")
+_KNOWN = (*_QUERY, "attestation_roots")
 _TABLE = "[backends.gcpkms]"
 _ENDPOINT = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>\d{1,5}))?\Z"
@@ -42,11 +46,13 @@ class Settings:
         transport: `grpc` or `rest`.
         endpoint: `HOST` or `HOST:PORT`, or None for Google's own.
         protection: `software` or `hsm`, for new keys.
+        attestation_roots: PEM file of roots for attestations, or None.
     """
 
     transport: Literal["grpc", "rest"] = "grpc"
     endpoint: str | None = None
     protection: Literal["software", "hsm"] = "software"
+    attestation_roots: str | None = None
 
     @classmethod
     def read(cls, uri: KeyURI, table: Mapping[str, object]) -> Settings:
@@ -56,7 +62,7 @@ class Settings:
             KeyURIError: The URI holds something unknown or unusable.
             ConfigurationError: The table does.
         """
-        uri.require_known(query=_KNOWN)
+        uri.require_known(query=_QUERY)
         for name in table:
             if name not in _KNOWN:
                 raise ConfigurationError(
@@ -68,6 +74,7 @@ class Settings:
             cast(Literal["grpc", "rest"], transport),
             _endpoint(uri, table),
             cast(Literal["software", "hsm"], protection),
+            _path(table, "attestation_roots"),
         )
 
     @property
@@ -110,6 +117,15 @@ def _endpoint(uri: KeyURI, table: Mapping[str, object]) -> str | None:
     if given is not None:
         uri.fault("endpoint", f"endpoint is {given!r}.", hint=hint)
     raise ConfigurationError(f"{_TABLE} endpoint is {value!r}.", hint=hint)
+
+
+def _path(table: Mapping[str, object], name: str) -> str | None:
+    value = table.get(name)
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ConfigurationError(
+        f"{_TABLE} {name} is {value!r}.", hint=f'Write {name} = "/etc/keystay/hsm-roots.pem".'
+    )
 
 
 def _host(endpoint: str) -> str:

@@ -52,9 +52,13 @@ SOFTWARE = (
     Software("SoftHSM", "softhsm", "SoftHSMv2 src/lib/SoftHSM.cpp: C_GetInfo, C_GetTokenInfo"),
     Software("NSS softoken", "mozilla foundation", "NSS lib/softoken/pkcs11.c: manufacturerID"),
     Software("NSS softoken", "nss internal", "NSS lib/softoken/pkcs11.c: libraryDescription"),
-    Software("openCryptoki's soft token", "ibm soft", "openCryptoki usr/lib/soft_stdll"),
-    Software("openCryptoki's soft token", "model=soft", "openCryptoki usr/lib/soft_stdll"),
-    Software("Kryoptic", "kryoptic", "kryoptic src/lib.rs: C_GetInfo"),
+    Software("openCryptoki's soft token", "ibm soft", "openCryptoki soft_specific.c: descr"),
+    Software("openCryptoki's soft token", "model=soft\n", "openCryptoki soft_specific.c: model"),
+    # It accelerates, with keys in the clear in this process.
+    Software("openCryptoki's ICA token", "ibm ica", "openCryptoki ica_specific.c: descr"),
+    Software("openCryptoki's ICA token", "model=ica\n", "openCryptoki ica_specific.c: model"),
+    Software("Kryoptic", "kryoptic", "kryoptic src/lib.rs: MANUFACTURER_ID, LIBRARY_DESCRIPTION"),
+    Software("a software TPM", "sw   tpm", "libtpms: TPM2_PT_VENDOR_STRING, as tpm2-pkcs11 has it"),
 )
 """Software that signs in the process that loads it."""
 
@@ -127,7 +131,7 @@ def gather(token: Token, module: str, library: lib, mechanism: int | None) -> Ev
     )
     return Evidence(
         module,
-        "\n".join(texts).lower(),
+        "".join(f"{text}\n" for text in texts).lower(),
         bool(facts["hardware_slot"]),
         bool(facts["hardware_mechanism"]),
         facts,

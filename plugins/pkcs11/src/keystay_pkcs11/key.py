@@ -16,9 +16,10 @@ from pkcs11.exceptions import PinIncorrect, PKCS11Error
 from keystay.backends import BackendSignature, Deadline, KeyDescription
 from keystay.errors import AlgorithmError, KeyChangedError, KeyNotFoundError, SignerClosedError
 from keystay.jwk import key_kind
-from keystay_pkcs11 import custody, keys, token
+from keystay_pkcs11 import keys, token
 from keystay_pkcs11.access import Access, Climb
 from keystay_pkcs11.cryptoki import Mechanism
+from keystay_pkcs11.custody import gather, judge
 from keystay_pkcs11.errors import KeyVanishedError, is_lost_handle, mapped
 from keystay_pkcs11.keys import KeyQuery
 from keystay_pkcs11.login import Credentials, refused_pins
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
     from keystay.backends import BackendContext, SigningKey, SignRequest
+    from keystay.custody import Custody
     from keystay.key_uri import KeyURI
     from keystay_pkcs11.connection import Connection
     from keystay_pkcs11.keys import PrivateKey
@@ -109,18 +111,15 @@ class Pkcs11Key:
         self._confirm = private.flags.get("always_authenticate", False)
         facts = self._token.facts
         self._id = f"{facts.serial}/{private.key_id.hex() or private.label}"
-        first = next((plan.mechanism for plan in plans.values()), None)
-        native, module = self._binding.connection.native, self._module
-        with mapped("asking where the key is", self._token.place):
-            evidence = module.call(
-                lambda: custody.gather(native, module.path, module.library, first), deadline
-            )
+        self._first = next((plan.mechanism for plan in plans.values()), None)
+        self._flags = private.flags
         self._description = KeyDescription(
             public_key=public,
             algorithms=tuple(plans),
             key_id=self._id,
             label=private.label or private.key_id.hex(),
-            custody=custody.judge(evidence, private.flags),
+            custody=self.custody(deadline),
+            created=private.created,
         )
 
     @classmethod
@@ -148,6 +147,19 @@ class Pkcs11Key:
     def describe(self) -> KeyDescription:
         """What is known about the key; the same at every call."""
         return self._description
+
+    def custody(self, deadline: Deadline) -> Custody:
+        """Where the key is, by what the token of now says.
+
+        Raises:
+            BackendError: It does not say.
+        """
+        native, module = self._binding.connection.native, self._module
+        with mapped("asking where the key is", self._token.place):
+            evidence = module.call(
+                lambda: gather(native, module.path, module.library, self._first), deadline
+            )
+        return judge(evidence, self._flags)
 
     def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
         """Hold a session for a block; waits for one until the deadline.

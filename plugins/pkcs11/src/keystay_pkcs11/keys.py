@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from pkcs11 import Attribute, ObjectClass, _pkcs11
-from pkcs11.exceptions import PKCS11Error
+from pkcs11.exceptions import GeneralError, PKCS11Error
 from pkcs11.mechanisms import KeyType
 
+from keystay.custody import Fact
 from keystay.errors import KeyAmbiguousError, KeyNotFoundError, KeyUnusableError
 from keystay_pkcs11 import public_keys
 from keystay_pkcs11.attributes import ALLOWED_MECHANISMS, read
@@ -76,6 +78,7 @@ class PrivateKey:
         key_type: CKK number.
         flags: `sensitive`, `extractable`, …; those the token gives.
         allowed_mechanisms: CKA_ALLOWED_MECHANISMS; empty for no restriction.
+        created: CKA_START_DATE, or None.
     """
 
     native: Object = field(repr=False)
@@ -85,6 +88,7 @@ class PrivateKey:
     key_type: int
     flags: dict[str, bool]
     allowed_mechanisms: tuple[int, ...] = ()
+    created: Fact | None = None
 
     @property
     def type_name(self) -> str:
@@ -209,7 +213,20 @@ def _describe(native: Object) -> PrivateKey:
         key_type=read(native, Attribute.KEY_TYPE, -1),
         flags={name: value for name, value in flags.items() if value is not None},
         allowed_mechanisms=tuple(read(native, ALLOWED_MECHANISMS, ())),
+        created=_created(native),
     )
+
+
+def _created(native: Object) -> Fact | None:
+    """The first day of a key's use, if whoever made it noted one: no later than that it was made.
+
+    It is the token's word for somebody's note, which is no more than asserted.
+    """
+    try:
+        day = read(native, Attribute.START_DATE)
+    except GeneralError:  # SoftHSM 2.6 decrypts a date that it stored in the clear
+        return None
+    return Fact(day.isoformat(), "asserted") if isinstance(day, date) else None
 
 
 def _listing(keys: Sequence[PrivateKey]) -> str:
