@@ -94,7 +94,10 @@ class Subject:
     created: Fact | None = None
 
     def age(self, now: datetime | None = None) -> timedelta | None:
-        """How old the key is; None when that is not known."""
+        """How old the key is; None when that is not known, negative when it is yet to be made.
+
+        A day into the future is now: a date has no time zone.
+        """
         if self.created is None:
             return None
         try:
@@ -102,7 +105,8 @@ class Subject:
         except ValueError:
             return None
         made = made if made.tzinfo else made.replace(tzinfo=UTC)
-        return (now or datetime.now(UTC)) - made
+        age = (now or datetime.now(UTC)) - made
+        return timedelta() if -timedelta(days=1) <= age < timedelta() else age
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,7 @@ def _age(policy: Policy, key: Subject) -> Finding:
             "max_key_age", demanded, "nobody says when it was made", "unknown", False,
             "The backend does not tell; key_created in the client's table can.",
         )  # fmt: skip
-    ok = timedelta(days=-1) <= age <= timedelta(days=days)
+    ok = timedelta() <= age <= timedelta(days=days)
     return Finding(
         "max_key_age", demanded, f"it was made {age.days} days ago", key.created.evidence,
         ok and _knows(key.created.evidence, policy.evidence), f"Made {key.created.value}.",

@@ -176,6 +176,25 @@ class TestWhole:
             edit(run, f'"file:{last}.pem"', f'"file:k{number}.pem"')
         assert "file:k3.pem" == run.json("rotate", "status")["keys"][0]["uri"]
 
+    def test_away_from_a_key_that_is_too_old(self, run: Commands) -> None:
+        """Policy refuses the old key, not to rotate away from it; the new one's age is known."""
+        edit(run, "client_id", "key_created = 2020-01-31\nclient_id")
+        with (run.folder / "keystay.toml").open("a") as file:
+            file.write("[policy]\nmax_key_age = 365\n")
+        assert "policy-max-key-age" == run.error("token")["code"]
+        started = run.json("rotate", "start")
+        assert [None, True] == [key["created"] and True for key in started["keys"]]
+        run("rotate", "promote", "--force", "--drain", "0")
+        run("assertion")
+        verdict = run.json("policy", "check")
+        assert verdict["satisfied"], verdict
+        assert "it was made 0 days ago" == verdict["rules"][0]["found"]
+        # One that was there already is of unknown age, and refused as such.
+        run("rotate", "finish")
+        run("key", "generate", "file:found.pem")
+        error = run.error("rotate", "start", "--key", "file:found.pem")
+        assert "max_key_age" in error["message"]
+
     def test_taken_key_of_another_type(self, run: Commands) -> None:
         """A key that is there is taken; its algorithm goes by its type."""
         run("key", "generate", "file:rsa.pem", "--type", "RSA-2048")

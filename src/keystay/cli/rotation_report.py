@@ -26,6 +26,7 @@ def report(rotation: Rotation, state: RotationState | None, url: str | None) -> 
             "state": "current",
             "kid": None,
             "since": None,
+            "created": None,
             "uri": rotation.keys.client.key,
         }
         key |= {"algorithm": rotation.keys.client.algorithm, "aborted": False}
@@ -46,6 +47,7 @@ def report(rotation: Rotation, state: RotationState | None, url: str | None) -> 
             "state": key.state,
             "kid": key.kid,
             "since": _text(key.since),
+            "created": None if key.created is None else _text(key.created),
             "uri": key.uri,
             "algorithm": key.algorithm,
             "aborted": key.aborted,

@@ -12,9 +12,9 @@ import msgspec
 from keystay.config.environment import client_from
 from keystay.config.models import FILE_NAME, Config, HttpSettings
 from keystay.config.toml_file import read_file
-from keystay.custody import Fact
 
 if TYPE_CHECKING:
+    from keystay.custody import Fact
     from keystay.signer import Signer
 
 __all__ = ["load_config", "open_client_signer"]
@@ -60,15 +60,17 @@ def open_client_signer(
     uri: str | None = None,
     algorithm: str | None = None,
     kid: str | None = None,
+    created: Fact | None = None,
 ) -> Signer:
     """Open the key of a configured client, under the configuration's policy.
 
     Args:
         config: A loaded configuration.
         name: The client.
-        uri: Another key than the configured one; `algorithm` and `kid` then go with it.
+        uri: Another key than the configured one; the rest then goes with it.
         algorithm: Its JWS algorithm; default by key type.
         kid: Its key id; default the thumbprint.
+        created: When it was made, for a backend that cannot say.
 
     Raises:
         KeystayError: The client is not configured or its key cannot be opened.
@@ -79,15 +81,14 @@ def open_client_signer(
     client = config.client(name)
     if uri is None:
         uri, algorithm, kid = client.key, client.algorithm, client.kid
+        created = client.created
     return open_signer(
         uri,
         algorithm=algorithm,
         kid=kid,
         backends=config.backends,
         policy=config.policy_of(client),
-        created=None
-        if client.key_created is None
-        else Fact(client.key_created.isoformat(), "asserted"),
+        created=created,
         verify=client.verify,
         timeout=config.http.timeout,
         base_dir=config.base_dir_of(client),

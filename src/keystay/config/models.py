@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
+from keystay.custody import Fact
 from keystay.errors import ConfigurationError, did_you_mean
 from keystay.policy import Policy
 from keystay.smart.scopes import ScopeStyle
@@ -60,7 +61,7 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
         store: Where processes share the token: `file:` and a folder.
         store_key: Secret reference to the key that tokens are encrypted with there.
         vendor: Whose server it is: says how long JWK Sets are cached there. Default by URL.
-        key_created: When the key was made, for a backend that cannot say: a date.
+        key_created: When `key` was made, for a backend that cannot say: a date.
         policy: What its key must be, at least as strict as `[policy]`; default that.
     """
 
@@ -87,6 +88,11 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
     vendor: str | None = None
     key_created: date | None = None
     policy: PolicyConfig | None = None
+
+    @property
+    def created(self) -> Fact | None:
+        """When `key` was made, as far as this file says."""
+        return None if self.key_created is None else Fact(self.key_created.isoformat(), "asserted")
 
     def registered_id(self) -> str:
         """The client_id.
@@ -175,6 +181,20 @@ class Config:
     def policy_of(self, client: ClientConfig) -> PolicyConfig:
         """What is demanded of a client's key."""
         return client.policy or self.policy
+
+    def without_policy(self) -> Config:
+        """The same, demanding nothing: to look at a key that policy refuses, not to use it."""
+
+        def freed(client: ClientConfig) -> ClientConfig:
+            return msgspec.structs.replace(client, policy=None)
+
+        environment = self.environment_client
+        return replace(
+            self,
+            policy=PolicyConfig(),
+            clients={name: freed(client) for name, client in self.clients.items()},
+            environment_client=None if environment is None else freed(environment),
+        )
 
     def client_name(self, name: str | None = None) -> str | None:
         """What the client that `client(name)` returns is called; None for the environment's."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from keystay.config import ClientConfig, Config, PolicyConfig
+from keystay.config import ClientConfig, Config
 from keystay.errors import KeystayError
 from keystay.jwk import public_jwk, thumbprint
 from keystay.key_uri import redact
@@ -81,7 +78,7 @@ def examine(config: Config, name: str | None = None, *, look: Look | None = None
     """
     client = config.client(name)
     policy = config.policy_of(client)
-    keys = ClientKeys(_without_policy(config), config.client_name(name))
+    keys = ClientKeys(config.without_policy(), config.client_name(name))
     found = Examination(
         keys.name or "",
         client.client_id or "unregistered",
@@ -146,21 +143,6 @@ def _published(found: Examination, publication: Publication | None, jwk: dict[st
         else error.message
     )  # fmt: skip
     return Finding("require_published", "true", f"that is not known: {why}", "unknown", False)
-
-
-def _without_policy(config: Config) -> Config:
-    """So that a key can be examined that policy refuses."""
-
-    def freed(client: ClientConfig) -> ClientConfig:
-        return msgspec.structs.replace(client, policy=None)
-
-    environment = config.environment_client
-    return dataclasses.replace(
-        config,
-        policy=PolicyConfig(),
-        clients={name: freed(client) for name, client in config.clients.items()},
-        environment_client=None if environment is None else freed(environment),
-    )
 
 
 def every_name(config: Config) -> Sequence[str | None]:

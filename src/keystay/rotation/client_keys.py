@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.config import Config, open_client_signer
+from keystay.custody import Fact
 from keystay.errors import ConfigurationError, KeyChangedError
 from keystay.jwk import JWKSet, public_jwk
 from keystay.rotation.publication import is_same_key
@@ -75,7 +76,12 @@ class ClientKeys:
         if key is None:
             return open_client_signer(self.config, self.name)
         signer = open_client_signer(
-            self.config, self.name, uri=key.uri, algorithm=key.algorithm, kid=key.kid
+            self.config,
+            self.name,
+            uri=key.uri,
+            algorithm=key.algorithm,
+            kid=key.kid,
+            created=self._created(key),
         )
         if key.jwk is not None and not is_same_key(public_jwk(signer.public_key), key.jwk):
             uri, kid = key.uri, key.kid
@@ -87,6 +93,12 @@ class ClientKeys:
                 code="rotation-key-changed",
             )
         return signer
+
+    def _created(self, key: RotationKey) -> Fact | None:
+        """When a key was made, as this file and the state file have it."""
+        if key.created is not None:
+            return Fact(key.created.isoformat(), "asserted")
+        return self.client.created if key.uri == self.client.key else None
 
     def published(self) -> tuple[RotationKey, ...] | None:
         """The keys that belong into the set, in its order; None without a state file."""

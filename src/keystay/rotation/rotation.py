@@ -125,7 +125,8 @@ class Rotation:
                     key_type=key_type or _type_of(state.current),
                 )
             intent = state.with_keys(state.current, successor)
-            made = self._make(successor, intent, former)
+            made, created = self._make(successor, intent, former)
+            successor = msgspec.structs.replace(successor, created=created)
             state = steps.start(intent, self._checked(successor, made, state))
             if before is not None:
                 state = steps.see(state, before, self.vendor, self.now)
@@ -170,14 +171,21 @@ class Rotation:
 
     def _make(
         self, successor: RotationKey, intent: RotationState, former: RotationState | None
-    ) -> str:
-        """The URI of the key, found or made; what is about to be made is written down first."""
+    ) -> tuple[str, datetime | None]:
+        """The URI of the key, found or made, and when it was made if that was by keystay.
+
+        What is about to be made is written down first.
+        """
+        created = successor.created  # by a start that was killed
 
         def note() -> None:
-            self._file.write(intent)
+            nonlocal created
+            created = steps.moment(self.now)
+            making = msgspec.structs.replace(successor, created=created)
+            self._file.write(intent.with_keys(intent.current, making))
 
         try:
-            return find_or_make(
+            uri = find_or_make(
                 self._stores, successor.uri, successor.key_type or "P-384", before_making=note
             )
         except ConfigurationError:
@@ -187,6 +195,7 @@ class Rotation:
             elif former.of("next") is None:
                 self._file.write(former)
             raise
+        return uri, created
 
     def _checked(self, successor: RotationKey, uri: str, state: RotationState) -> RotationKey:
         """The successor with its public key, once it has signed."""
@@ -218,9 +227,12 @@ class Rotation:
         return msgspec.structs.replace(found, kid=jwk["kid"], algorithm=jwk["alg"], jwk=jwk)
 
     def _first(self) -> RotationState:
-        """The state before the first rotation: the configured key is the current one."""
+        """The state before the first rotation: the configured key is the current one.
+
+        A key that policy refuses, one that is too old for instance, is one to rotate away from.
+        """
         uri = self.keys.client.key
-        with self.keys.open_current() as signer:
+        with ClientKeys(self.keys.config.without_policy(), self.name).open_current() as signer:
             jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm)
         current = RotationKey(
             state="current", since=steps.moment(self.now), uri=uri, kid=jwk["kid"],

@@ -38,6 +38,7 @@ class RotationKey(
         algorithm: JWS algorithm it signs with; as asked for, while the key is still to be made.
         jwk: The public key as published, so that publishing needs no backend; None likewise.
         key_type: What is to be generated; None once it is there.
+        created: When keystay had the key made; None for a key that was there already.
         asked: The URI as `keystay rotate start` was given it, where a backend made it another.
         seen: When the successor was first seen at the JWKS URL, and has been ever since.
         seen_at: The URL.
@@ -54,6 +55,7 @@ class RotationKey(
     algorithm: str | None = None
     jwk: dict[str, Any] | None = None
     key_type: str | None = None
+    created: datetime | None = None
     asked: str | None = None
     seen: datetime | None = None
     seen_at: str | None = None

@@ -134,6 +134,7 @@ def promote(
     return state.with_keys(
         RotationKey(
             state="current", since=since, uri=successor.uri, kid=successor.kid,
+            created=successor.created,
             algorithm=successor.algorithm, jwk=successor.jwk,
         ),
         msgspec.structs.replace(
