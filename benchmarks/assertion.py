@@ -63,7 +63,7 @@ class StubAlgorithm(Algorithm):
 def run(*, smoke: bool) -> Iterator[Goal]:
     """Against PyJWT with its signature stubbed the same way."""
     signer = Signer(StubKey(), kid=KID, verify="first")
-    signer._verified.add((0, "ES384"))
+    signer._verification._verified.add((0, "ES384"))
     assertion = ClientAssertion(client_id=CLIENT_ID, signer=signer)
     peer = jwt.PyJWT()
     peer._jws.unregister_algorithm("ES384")

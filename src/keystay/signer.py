@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from keystay import algorithms, jwk, key_uri, signatures
 from keystay.backends.port import (
@@ -31,10 +31,7 @@ from keystay.backends.workers import Workers
 from keystay.custody import minimum
 from keystay.errors import (
     AlgorithmError,
-    ConfigurationError,
-    KeyChangedError,
     KeystayError,
-    SignatureInvalidError,
     SignerClosedError,
 )
 from keystay.observers.dispatch import NOBODY, Observers
@@ -42,6 +39,7 @@ from keystay.observers.events import AssertionSigned, MessageSigned
 from keystay.observers.opening import watch_opening
 from keystay.observers.signing import About, SignatureWitness, Signed
 from keystay.policy import Policy, Subject
+from keystay.verification import SESSIONS_REMEMBERED, Verification, Verify
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -56,11 +54,8 @@ __all__ = ["DEFAULT_TIMEOUT", "Signer", "Verify", "open_signer"]
 DEFAULT_TIMEOUT = 10.0
 """Seconds that opening a key, or one signature, may take."""
 
-Verify = Literal["always", "first"]
-
 T = TypeVar("T")
 
-_MAX_SESSIONS_REMEMBERED = 1024
 _ASYNC_CALLS = 40  # of one signer at work at once; as many threads, which only sign_async needs
 
 
@@ -173,10 +168,6 @@ class Signer:
         backend: str = "",
         observers: Observers = NOBODY,
     ) -> None:
-        if verify not in ("always", "first"):
-            raise ConfigurationError(
-                f"verify is {verify!r}.", hint='Write verify = "always" or verify = "first".'
-            )
         signatures.load()
         self._key = key
         self._lease = key.lease if isinstance(key, LeasesKey) else None
@@ -195,9 +186,7 @@ class Signer:
         self._algorithm = self._choose(algorithm)
         self._enforce(self.subject)
         self._kid = kid or jwk.thumbprint(jwk.public_jwk(description.public_key))
-        self._verify_each = verify == "always" and not description.signs_here
-        self._verify_first = verify == "first" and not description.signs_here
-        self._verified: set[tuple[int, str]] = set()
+        self._verification = Verification(self._name, description, verify)
         self._timeout = timeout
         self._workers = Workers(self._name, most=_ASYNC_CALLS)
         self._closed = False
@@ -517,48 +506,10 @@ class Signer:
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
         """The signature as JOSE has it, in time, from the right key and good; or an error."""
         request.deadline.check(f"A signature by {self._name}")
-        if result.key_id != self._description.key_id:
-            raise KeyChangedError(
-                f"The key {self._name} signed as {result.key_id}, "
-                f"not as {self._description.key_id}.",
-                cause="An alias was pointed at another key, or the key was replaced.",
-                hint="Publish the new public key first, then open the signer again.",
-            )
+        self._verification.check_key(result)
         if result.session not in self._judged:
             self._judge(result.session, request)
-        value, algorithm = result.value, request.algorithm
-        try:
-            if result.encoding == "der" and algorithm.kty == "EC":
-                value = signatures.der_to_raw(value, algorithm)
-            elif result.encoding != "raw":
-                raise SignatureInvalidError(
-                    f"The encoding {result.encoding!r} does not belong to it.",
-                    code="signature-malformed",
-                )
-            if len(value) != (expected := algorithm.signature_size(self._bits)):
-                raise SignatureInvalidError(
-                    f"The signature has {len(value)} bytes where {expected} are due.",
-                    code="signature-malformed",
-                )
-            if self._verify_each:
-                self._verify(request, value)
-            elif self._verify_first and (session := (result.session, algorithm.name)) not in (
-                self._verified
-            ):
-                self._verify(request, value)
-                if len(self._verified) >= _MAX_SESSIONS_REMEMBERED:
-                    self._verified.clear()
-                self._verified.add(session)
-        except SignatureInvalidError as error:
-            raise SignatureInvalidError(
-                f"The key {self._name} returned a bad {algorithm.name} signature: {error.message}",
-                cause="The backend used another mechanism, encoding or key than it says; "
-                "or the public key beside the private key is another one's.",
-                hint="Compare the public key on the token or in the KMS with the private key's, "
-                "and the mechanism with the algorithm. The signature was not used.",
-                code=error.code,
-            ) from error
-        return value
+        return self._verification.accept(result, request)
 
     def _judge(self, session: int, request: SignRequest) -> None:
         """After a reconnection: what answers now has to be what the policy demands, too."""
@@ -571,7 +522,7 @@ class Signer:
             )
             self._enforce(self._subject(request.algorithm, found))
             self._custody = found
-        if len(self._judged) >= _MAX_SESSIONS_REMEMBERED:
+        if len(self._judged) >= SESSIONS_REMEMBERED:
             self._judged.clear()
         self._judged.add(session)
 
@@ -590,11 +541,6 @@ class Signer:
             self._name, self._backend, algorithm.name, algorithm.kty, self._bits, found,
             self._created,
         )  # fmt: skip
-
-    def _verify(self, request: SignRequest, value: bytes) -> None:
-        signatures.verify(
-            self.public_key, request.algorithm, request.message, value, digest=request.digest
-        )
 
 
 def _event_of(about: About | None) -> type[MessageSigned | AssertionSigned]:

@@ -288,7 +288,7 @@ class TestVerified:
         signer = Signer(key, verify="first")
         for key.session in range(1100):
             signer.sign(b"message")
-        assert 1024 > len(signer._verified) > 0
+        assert 1024 > len(signer._verification._verified) > 0
 
     def test_always_verifies_each(self) -> None:
         """By default the hundredth signature is checked like the first."""
