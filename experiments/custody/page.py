@@ -44,9 +44,14 @@ def _machine() -> str:
     softhsm = subprocess.run(
         ["softhsm2-util", "--version"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    p11 = subprocess.run(["p11-kit", "--version"], capture_output=True, text=True, check=False)
-    p11_kit = (p11.stdout.split() or ["?"])[-1]
+    # p11-kit does not tell its version; Debian does, and adds a revision of its own.
+    p11_kit = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Version}", "p11-kit"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.partition("-")[0]
     return (
         f"Linux {platform.machine()}, Python {platform.python_version()}, SoftHSM {softhsm}, "
-        f"p11-kit {p11_kit}, cryptography {version('cryptography')}"
+        f"p11-kit {p11_kit or 'of some version'}, cryptography {version('cryptography')}"
     )
