@@ -516,7 +516,7 @@ class Signer:
         if any(policy.looks_at_custody for policy in self._policies):
             key = self._key
             found = (
-                key.custody(request.deadline)
+                key.custody_now(request.deadline)
                 if isinstance(key, TellsCustody)
                 else key.describe().custody
             )

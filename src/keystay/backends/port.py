@@ -205,7 +205,7 @@ class TellsCustody(Protocol):
     something else than what was opened.
     """
 
-    def custody(self, deadline: Deadline) -> Custody:
+    def custody_now(self, deadline: Deadline) -> Custody:
         """Where the private key is now, as `KeyDescription.custody`.
 
         Raises:

@@ -113,7 +113,7 @@ class KmsKey:
         """What is known about the key, since it was opened."""
         return self._description
 
-    def custody(self, deadline: Deadline) -> Custody:
+    def custody_now(self, deadline: Deadline) -> Custody:
         """Where the key is, by what KMS says now.
 
         Raises:

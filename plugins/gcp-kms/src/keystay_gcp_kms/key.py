@@ -120,7 +120,7 @@ class GcpKey:
         """What is known about the key version, as of its opening."""
         return self._description
 
-    def custody(self, deadline: Deadline) -> Custody:
+    def custody_now(self, deadline: Deadline) -> Custody:
         """Where the key is, by what Google and the HSM say now.
 
         Raises:

@@ -118,7 +118,7 @@ class Pkcs11Key:
             algorithms=tuple(plans),
             key_id=self._id,
             label=private.label or private.key_id.hex(),
-            custody=self.custody(deadline),
+            custody=self.custody_now(deadline),
             created=private.created,
         )
 
@@ -148,7 +148,7 @@ class Pkcs11Key:
         """What is known about the key; the same at every call."""
         return self._description
 
-    def custody(self, deadline: Deadline) -> Custody:
+    def custody_now(self, deadline: Deadline) -> Custody:
         """Where the key is, by what the token of now says.
 
         Raises:
