@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from keystay.backends import Deadline
 from keystay.custody import Custody, Fact
 from keystay.errors import AlgorithmError, PolicyError
 from keystay.policy import Policy, Subject
@@ -128,35 +129,14 @@ def test_backend_and_age_reach_the_policy() -> None:
         Signer(FakeKey(), policy=policy, backend="fake")
 
 
-class MovingKey(FakeKey):
-    """A key whose place changes when the connection does."""
+class TellingKey(FakeKey):
+    """A key whose place changes when the connection does, and that says so when asked anew."""
 
     asked = 0
 
-    def custody_now(self) -> Custody:
+    def custody_now(self, deadline: Deadline) -> Custody:
+        self.asked += 1
         return HERE if self.session else HSM
-
-
-class TellingKey(MovingKey):
-    """And that says so when it is asked anew."""
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "custody":
-            return Telling(self)
-        return super().__getattribute__(name)
-
-
-class Telling:
-    """Both the fake's attribute, for `describe`, and the capability's method."""
-
-    def __init__(self, key: MovingKey) -> None:
-        self.key = key
-        self.location, self.evidence = "hardware", "reported"
-        self.reason, self.facts = HSM.reason, HSM.facts
-
-    def __call__(self, deadline: object) -> Custody:
-        self.key.asked += 1
-        return self.key.custody_now()
 
 
 def test_judged_again_after_a_reconnection() -> None:
@@ -181,7 +161,7 @@ def test_failing_to_tell_is_no_signature() -> None:
     """A key that cannot say where it is now does not sign."""
 
     class Silent(TellingKey):
-        def custody_now(self) -> Custody:
+        def custody_now(self, deadline: Deadline) -> Custody:
             raise OSError("gone")
 
     signer = Signer(Silent(), policy=Policy(custody="hardware"))
