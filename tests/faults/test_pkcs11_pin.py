@@ -166,13 +166,26 @@ RETURNS = {
 @pytest.mark.parametrize(("value", "code"), RETURNS.values(), ids=RETURNS)
 def test_login_refused(shimmed: ShimmedToken, value: int, code: str) -> None:
     """Each refusal has its code, a remedy, and is not repeated by itself."""
-    source = f"shim.fail('C_Login', {value})\n" + dedented(OPEN)
+    # SoftHSM says that none is set of a token that is being written: see the next test.
+    vendor = "shim.vendor('Acme')\n" if code == "pin-not-initialized" else ""
+    source = f"{vendor}shim.fail('C_Login', {value})\n" + dedented(OPEN)
 
     output = shimmed.run(source, shimmed.key_uri("epic"))
 
     assert code == output.splitlines()[0]
     assert "Remedy: " in output
     assert [value] == shimmed.logins()
+
+
+def test_token_is_being_written(shimmed: ShimmedToken) -> None:
+    """Another process logs in to SoftHSM, which writes the token: for a moment without a PIN."""
+    no_pin = 0x102
+    source = f"shim.fail('C_Login', {no_pin}, times=1)\n" + dedented(OPEN)
+
+    output = shimmed.run(source, shimmed.key_uri("epic"))
+
+    assert "opened\n" == output
+    assert [no_pin, CKR_OK] == shimmed.logins()
 
 
 def test_no_login_required(shimmed: ShimmedToken) -> None:

@@ -8,9 +8,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from pkcs11.exceptions import GeneralError, PKCS11Error
+from pkcs11.exceptions import GeneralError, PKCS11Error, UserPinNotInitialized
 
-from keystay.errors import BackendUnavailableError, KeyNotFoundError
+from keystay.errors import BackendUnavailableError, KeyNotFoundError, LoginError
 from keystay_pkcs11 import registry
 from keystay_pkcs11.circuit import Circuit
 from keystay_pkcs11.connection import Connection
@@ -133,7 +133,7 @@ class Token:
             if native is not None:
                 try:
                     return self._open(native, epoch, credentials, deadline)
-                except (PKCS11Error, BackendUnavailableError) as error:
+                except (PKCS11Error, BackendUnavailableError, LoginError) as error:
                     if not self._is_being_written(error):
                         raise
                     if pause is None or not _look_again(self.module, epoch, pause, deadline):
@@ -178,10 +178,13 @@ class Token:
         """Whether this is SoftHSM, stumbling over a token file that another process writes to.
 
         To a wrong PIN it answers CKR_PIN_INCORRECT (SoftHSMv2 src/lib/slot_mgr/Token.cpp), so
-        logging in again after CKR_GENERAL_ERROR spends no attempt. Of others that is not known.
+        logging in again after CKR_GENERAL_ERROR, or after it saw a token without a PIN, spends no
+        attempt. Of others that is not known.
         """
         softhsm = "softhsm" in self.facts.manufacturer.lower()
-        return softhsm and isinstance(error.__cause__ or error, GeneralError)
+        return softhsm and isinstance(
+            error.__cause__ or error, GeneralError | UserPinNotInitialized
+        )
 
 
 def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
