@@ -11,7 +11,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,7 @@ def send(
             response.close()
         return _answer(response, body)
 
-    require_open(client)
-    with mapped(request, deadline):
+    with _open_throughout(client), mapped(request, deadline):
         return _run(exchange, deadline, line)
 
 
@@ -78,8 +77,11 @@ async def send_async(
         if event.endswith(_CONNECTED):
             opened.append(info["return_value"])
 
-    require_open(client)
-    with mapped(request, deadline), anyio.fail_after(deadline.remaining):
+    with (
+        _open_throughout(client),
+        mapped(request, deadline),
+        anyio.fail_after(deadline.remaining),
+    ):
         try:
             message = _message(client, request, deadline)
             message.extensions["trace"] = trace
@@ -134,12 +136,28 @@ def require_open(client: httpx.Client | httpx.AsyncClient) -> None:
         ConfigurationError: It is closed.
     """
     if client.is_closed:
-        raise ConfigurationError(
-            "The HTTP client is closed.",
-            cause="The token client, or the httpx client it was given, was used after close().",
-            hint="Make a new one, or close it later.",
-            code="client-closed",
-        )
+        raise _closed()
+
+
+@contextmanager
+def _open_throughout(client: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
+    """Tell of a client that is closed, also by another thread on the way to the socket."""
+    require_open(client)
+    try:
+        yield
+    except RuntimeError as error:  # all that httpx says of it
+        if client.is_closed:
+            raise _closed() from error
+        raise
+
+
+def _closed() -> ConfigurationError:
+    return ConfigurationError(
+        "The HTTP client is closed.",
+        cause="The token client, or the httpx client it was given, was used after close().",
+        hint="Make a new one, or close it later.",
+        code="client-closed",
+    )
 
 
 class _Body(httpx.ByteStream):

@@ -274,6 +274,33 @@ class TestLife:
         with pytest.raises(ConfigurationError, match="closed"):
             await client.token()
 
+    async def test_closed_on_the_way(self, registered: SmartTestServer, pem_signer: Signer) -> None:
+        """Another thread closes it between our look and httpx's: the same words."""
+
+        class Closed(httpx.Client):
+            def send(self, *args: Any, **options: Any) -> httpx.Response:
+                self.close()
+                return super().send(*args, **options)
+
+        class AsyncClosed(httpx.AsyncClient):
+            async def send(self, *args: Any, **options: Any) -> httpx.Response:
+                await self.aclose()
+                return await super().send(*args, **options)
+
+        settings = client_settings(pem_signer, registered)
+        with (
+            keystay.TokenClient(http=Closed(trust_env=False), **settings) as client,
+            pytest.raises(ConfigurationError) as caught,
+        ):
+            client.token()
+        assert "client-closed" == caught.value.code
+        async with keystay.AsyncTokenClient(
+            http=AsyncClosed(trust_env=False), **settings
+        ) as asynchronous:
+            with pytest.raises(ConfigurationError) as caught:
+                await asynchronous.token()
+        assert "client-closed" == caught.value.code
+
     def test_shows_no_secret_and_is_not_pickled(
         self, registered: SmartTestServer, make_client: MakeClient
     ) -> None:
