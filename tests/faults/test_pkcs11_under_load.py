@@ -111,7 +111,7 @@ def test_server_killed_and_restarted(
 def test_connections_killed(
     served: P11KitServer, shimmed: ShimmedToken, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Connections cut under load cost one login each, and no signature that is cut but once.
+    """Connections cut under load cost one login each, and no signature.
 
     Some leave threads of p11-kit's client waiting for ever: whoever waits for those is let go.
     """
@@ -120,19 +120,12 @@ def test_connections_killed(
         keystay.open_signer(served.key_uri("load")) as signer,
         Load(lambda: signer.sign(b"message"), 8) as load,
     ):
-        cuts = []
         for _ in range(CUTS):
             load.wait_for_successes(20)
-            began = time.monotonic()
             served.kill_children()
-            cuts.append((began, time.monotonic()))
         load.wait_for_successes(20)
 
-    for outcome in load.outcomes:
-        if outcome.error is not None:
-            assert isinstance(outcome.error, BackendUnavailableError)
-            # Others get on before it does: the next cut may meet it while it is tried again.
-            assert sum(o >= outcome.began and b <= outcome.ended for b, o in cuts) >= 2
+    assert [] == [outcome.error for outcome in load.outcomes if outcome.error is not None]
     assert [CKR_OK] * (CUTS + 1) == shimmed.logins()
 
 

@@ -1,8 +1,8 @@
 """One user's way to a token: connects, lends sessions, and recovers when they are lost.
 
 Recovery climbs a ladder: the key is found again, in a new session, under a new login, after a
-restart of the module. A call takes each rung once, and none of them after a refused PIN. What is
-lost after the last rung opens the token's circuit.
+restart of the module. A call takes each rung once, the last again whenever the module may restart,
+and none of them after a refused PIN. What is lost after the last rung opens the token's circuit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pkcs11.exceptions import PKCS11Error
 
 from keystay.backends import Deadline
-from keystay_pkcs11.errors import KeyVanishedError, ckr_name, is_lost, mapped, translate
+from keystay_pkcs11.errors import KeyVanishedError, ckr_name, is_lost, translate
 
 if TYPE_CHECKING:
     from keystay_pkcs11.connection import Connection
@@ -51,12 +51,7 @@ class Access:
         Raises:
             BackendError: It cannot be had.
         """
-        try:
-            return self.token.connect(self.credentials, deadline)
-        except PKCS11Error as error:
-            if not is_lost(error):
-                raise translate(error, "opening a session", self.token.place) from error
-            return self.restart(self.token.module.epoch, error, deadline)
+        return self._connect("opening a session", deadline)
 
     def restart(self, epoch: int, error: PKCS11Error, deadline: Deadline) -> Connection:
         """A connection to the module, started anew.
@@ -70,8 +65,7 @@ class Access:
             BackendError: It cannot be had.
         """
         self.token.module.restart(epoch, error, deadline)
-        with mapped("connecting again", self.token.place):
-            return self.token.connect(self.credentials, deadline)
+        return self._connect("connecting again", deadline, has_restarted=True)
 
     def run(
         self, what: str, deadline: Deadline, action: Callable[[Connection, Session], _T]
@@ -117,6 +111,17 @@ class Access:
         """Let go of the token."""
         self.token.release()
 
+    def _connect(self, what: str, deadline: Deadline, *, has_restarted: bool = False) -> Connection:
+        module = self.token.module
+        while True:
+            try:
+                return self.token.connect(self.credentials, deadline)
+            except PKCS11Error as error:
+                if not is_lost(error) or (has_restarted and not module.may_restart):
+                    raise translate(error, what, self.token.place) from error
+                has_restarted = True
+                module.restart(module.epoch, error, deadline)
+
 
 class Climb:
     """The rungs that one call has left.
@@ -126,11 +131,9 @@ class Climb:
         what: For messages, such as `signing`.
     """
 
-    _SESSION, _RESTART, _NONE = range(3)
-
     def __init__(self, access: Access, what: str) -> None:
         self._access, self._what = access, what
-        self._next = self._SESSION
+        self._has_logged_in = self._has_restarted = False
 
     def up(self, connection: Connection, error: PKCS11Error, deadline: Deadline) -> Connection:
         """A connection that may work, after `error` on one that did not.
@@ -139,13 +142,12 @@ class Climb:
             BackendError: The error is none that recovery mends, or recovery failed.
         """
         access, token = self._access, self._access.token
-        if not is_lost(error) or self._next == self._NONE:
+        if not is_lost(error):
             raise translate(error, self._what, token.place) from error
-        if not connection.alive:  # another thread has restarted the module since
-            self._next += 1
+        if not connection.alive:  # another thread has restarted the module since: no rung of ours
             return access.connect(deadline)
-        if self._next == self._SESSION and ckr_name(error) != "CKR_CRYPTOKI_NOT_INITIALIZED":
-            self._next = self._RESTART
+        if not self._has_logged_in and ckr_name(error) != "CKR_CRYPTOKI_NOT_INITIALIZED":
+            self._has_logged_in = True
             try:
                 token.log_in_again(connection, access.credentials, deadline)
             except PKCS11Error as deeper:
@@ -154,7 +156,8 @@ class Climb:
                 error = deeper
             else:
                 return connection
-        self._next = self._NONE
-        if isinstance(error, KeyVanishedError) and not token.module.may_restart:
+        is_last = self._has_restarted or isinstance(error, KeyVanishedError)
+        if is_last and not token.module.may_restart:
             raise translate(error, self._what, token.place) from error
+        self._has_logged_in = self._has_restarted = True  # a restart logs in
         return access.restart(connection.epoch, error, deadline)

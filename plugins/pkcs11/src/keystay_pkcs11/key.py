@@ -388,16 +388,17 @@ class _Lease:
         return True
 
     def _take(self, deadline: Deadline) -> None:
-        key = self._key
+        key, climb = self._key, None
         binding = key.bound(deadline)
-        try:
-            self._session = binding.connection.pool.acquire(deadline)
-        except PKCS11Error as error:
-            Climb(key._access, "opening a session").up(binding.connection, error, deadline)
-            binding = key.bind(deadline)
-            with mapped("opening a session", key._token.place):
+        while True:
+            try:
                 self._session = binding.connection.pool.acquire(deadline)
-        self._binding = binding
+                self._binding = binding
+                return
+            except PKCS11Error as error:
+                climb = climb or Climb(key._access, "opening a session")
+                climb.up(binding.connection, error, deadline)
+                binding = key.bind(deadline)
 
     def _drop(self) -> None:
         """Let go of a session that failed."""
