@@ -111,19 +111,29 @@ class ClientAssertion:
         Raises:
             KeystayError: As `Signer.sign`.
         """
-        message, signature = self.signer.sign_stamped(
-            partial(self._signing_input, audience),
-            timeout=timeout,
-            about=_about,
-        )
-        return _compact(message, signature)
+        return self.build_traced(audience, timeout=timeout)[0]
 
     async def build_async(self, audience: str, *, timeout: float | None = None) -> str:
         """As `build`, with the event loop free meanwhile; see `Signer.sign_stamped_async`."""
-        message, signature = await self.signer.sign_stamped_async(
+        return (await self.build_traced_async(audience, timeout=timeout))[0]
+
+    def build_traced(
+        self, audience: str, *, timeout: float | None = None
+    ) -> tuple[str, str | None]:
+        """As `build`, and the backend's id of the request that signed it, or None."""
+        message, signature, request_id = self.signer.sign_stamped(
             partial(self._signing_input, audience), timeout=timeout, about=_about
         )
-        return _compact(message, signature)
+        return _compact(message, signature), request_id
+
+    async def build_traced_async(
+        self, audience: str, *, timeout: float | None = None
+    ) -> tuple[str, str | None]:
+        """As `build_traced` and `build_async`."""
+        message, signature, request_id = await self.signer.sign_stamped_async(
+            partial(self._signing_input, audience), timeout=timeout, about=_about
+        )
+        return _compact(message, signature), request_id
 
     def _signing_input(self, audience: str) -> bytes:
         """Header and claims, stamped now. Only the last few members change between calls."""

@@ -283,7 +283,7 @@ class Signer:
         *,
         timeout: float | None = None,
         about: About | None = None,
-    ) -> tuple[bytes, bytes]:
+    ) -> Signed:
         """Sign a message that is only made once the key is free to sign it.
 
         Args:
@@ -294,7 +294,7 @@ class Signer:
             about: Says for observers what the message is; None for what is no assertion.
 
         Returns:
-            The message and its signature.
+            The message, its signature, and the backend's id of the request or None.
 
         Raises:
             KeystayError: As for `sign`.
@@ -304,10 +304,8 @@ class Signer:
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
         if self._is_wanted(_event_of(about)):
             sign = partial(self._sign, None, chosen, deadline)
-            message, signature, _ = self._witness.watch(sign, stamp, chosen.name, about)
-        else:
-            message, signature, _ = self._sign(None, chosen, deadline, stamp)
-        return message, signature
+            return self._witness.watch(sign, stamp, chosen.name, about)
+        return self._sign(None, chosen, deadline, stamp)
 
     async def sign_stamped_async(
         self,
@@ -316,7 +314,7 @@ class Signer:
         *,
         timeout: float | None = None,
         about: About | None = None,
-    ) -> tuple[bytes, bytes]:
+    ) -> Signed:
         """As `sign_stamped`, with the event loop free meanwhile.
 
         A key whose signature is over sooner than a hop to another thread pays for signs on the

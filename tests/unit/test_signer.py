@@ -382,7 +382,7 @@ class TestLease:
         """The message is made once the session is there."""
         key = LeasedKey(wait=0.3)
         asked = time.monotonic()
-        message, signature = Signer(key).sign_stamped(
+        message, signature, _ = Signer(key).sign_stamped(
             lambda: b"%d" % ((time.monotonic() - asked) * 1000)
         )
         assert int(message) >= 300

@@ -142,6 +142,7 @@ class _Token(_OfClient, frozen=True, kw_only=True):
     custody: str
     aud: str | None = None
     jti: str | None = None
+    request_id: str | None = None
     status: int | None = None
     correlation_id: str | None = None
 
@@ -157,6 +158,7 @@ class TokenIssued(_Token, frozen=True, kw_only=True, tag="token-issued"):
         aud: The token endpoint.
         jti: The id of the assertion it was given for; `AssertionSigned` has the same.
         kid: Key id of that assertion, and `backend`, `algorithm`, `custody` of its key.
+        request_id: The backend's id of the request that signed it, or None.
         status: HTTP status.
         correlation_id: The server's own id of the exchange, or None.
     """

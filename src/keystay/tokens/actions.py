@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BuildAssertion:
-    """Asks for a fresh assertion."""
+    """Asks for a fresh assertion, and the backend's id of the request that signed it."""
 
     assertion: ClientAssertion
     audience: str

@@ -137,7 +137,8 @@ def token_flow(
     scope = yield from endpoint.scope(scope)
     yield from admit()
     corrected = clock.correction
-    jwt: str = yield BuildAssertion(assertion, url)
+    jwt: str
+    jwt, _ = yield BuildAssertion(assertion, url)
     requested_at = now()
     body = urlencode(
         {

@@ -74,7 +74,7 @@ async def _in_thread(function: Callable[[], T], *, is_left: bool = True) -> T:
 
 def _perform(action: Action, client: httpx.Client, deadline: Deadline) -> object:
     if isinstance(action, BuildAssertion):
-        return action.assertion.build(action.audience, timeout=deadline.remaining)
+        return action.assertion.build_traced(action.audience, timeout=deadline.remaining)
     if isinstance(action, HttpRequest):
         return send(client, action, deadline)
     if isinstance(action, Call):
@@ -111,7 +111,9 @@ async def _perform_async(
     deadline: Deadline,
 ) -> Any:
     if isinstance(action, BuildAssertion):
-        return await action.assertion.build_async(action.audience, timeout=deadline.remaining)
+        return await action.assertion.build_traced_async(
+            action.audience, timeout=deadline.remaining
+        )
     if isinstance(action, HttpRequest):
         return await sender(action, deadline)
     if isinstance(action, Call):

@@ -151,7 +151,8 @@ def _noting(flow: Flow[AccessToken], facts: dict[str, Any]) -> Flow[AccessToken]
                 continue
             if isinstance(action, BuildAssertion):
                 facts["aud"] = action.audience
-                facts["jti"] = decode_unverified(answer)[1]["jti"]
+                jwt, facts["request_id"] = answer
+                facts["jti"] = decode_unverified(jwt)[1]["jti"]
             elif isinstance(action, HttpRequest) and isinstance(answer, HttpResponse):
                 facts["status"] = answer.status
                 facts["correlation_id"] = correlation_id(answer)

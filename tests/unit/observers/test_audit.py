@@ -101,6 +101,23 @@ class TestLines:
         assert token.value not in path.read_text()
         WATCH.check(path.read_text(), "the audit file")
 
+    async def test_request_id(self, path: Path, smart_server: SmartTestServer) -> None:
+        """A key service's id of the request is in the signature's line and in its token's."""
+
+        class Kms(FakeKey):
+            def sign(self, request: Any) -> Any:
+                return super().sign(request)._replace(request_id=f"req-{len(self.calls)}")
+
+        signer = Signer(Kms(), observers=Observers(required=[AuditObserver(path)]))
+        smart_server.register(CLIENT_ID, jwks=keystay.JWKSet.from_signers([signer]))
+        with keystay.TokenClient(**client_settings(signer, smart_server)) as client:
+            client.token()
+        async with keystay.AsyncTokenClient(**client_settings(signer, smart_server)) as tasks:
+            await tasks.token()
+        told = [(line["event"], line["request_id"]) for line in lines(path)]
+        events = ("assertion-signed", "token-issued")
+        assert told == [(event, f"req-{n}") for n in (1, 2) for event in events]
+
     def test_refusal(self, path: Path, pem_file: Path, smart_server: SmartTestServer) -> None:
         """A refused request leaves a line with the error's code and what the server said."""
         observers = Observers(required=[AuditObserver(path)])
