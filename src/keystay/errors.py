@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, TypedDict, Unpack
 
 __all__ = [
     "AlgorithmError",
@@ -86,6 +86,14 @@ __all__ = [
 ]
 
 
+class Explanation(TypedDict, total=False):
+    """What every error takes besides its message; see `KeystayError`."""
+
+    cause: str | None
+    hint: str | None
+    code: str | None
+
+
 class KeystayError(Exception):
     """The base of everything keystay raises on purpose.
 
@@ -104,6 +112,7 @@ class KeystayError(Exception):
 
     code: str = "keystay-error"
     exit_code: ClassVar[int] = 3
+    _details: ClassVar[tuple[str, ...]] = ()  # attributes that `to_dict` has as well
 
     def __init__(
         self,
@@ -136,8 +145,9 @@ class KeystayError(Exception):
 
     def to_dict(self) -> dict[str, object]:
         """The error as plain data, for `--json` and for logs; absent parts are left out."""
-        items = {"code": self.code, "message": self.message, "cause": self.cause, "hint": self.hint}
-        return {name: value for name, value in items.items() if value is not None}
+        names = ("code", "message", "cause", "hint", *self._details)
+        items = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in items.items() if value not in (None, "")}
 
 
 class ConfigurationError(KeystayError):
@@ -161,13 +171,11 @@ class KeyURIError(ConfigurationError):
         message: str,
         *,
         position: int | None = None,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
         if position is not None:
             message = f"{message.removesuffix('.')}, at character {position + 1} of the key URI."
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.position = position
 
 
@@ -192,11 +200,9 @@ class PolicyError(ConfigurationError):
         message: str,
         *,
         violations: Sequence[Mapping[str, str]] = (),
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.violations = tuple(violations)
 
     def to_dict(self) -> dict[str, object]:
@@ -323,11 +329,9 @@ class DiscoveryError(KeystayError):
         *,
         status: int | None = None,
         retry_after: float | None = None,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.status = status
         self.retry_after = retry_after
 
@@ -347,11 +351,9 @@ class NetworkError(KeystayError):
         message: str,
         *,
         status: int | None = None,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.status = status
 
 
@@ -376,11 +378,9 @@ class RateBudgetError(KeystayError):
         message: str,
         *,
         retry_after: float,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.retry_after = retry_after
 
 
@@ -397,6 +397,7 @@ class RegistrationError(KeystayError):
 
     code = "registration-refused"
     exit_code = 5
+    _details = ("status", "error", "error_description", "correlation_id")
 
     def __init__(
         self,
@@ -406,19 +407,13 @@ class RegistrationError(KeystayError):
         error: str = "",
         error_description: str | None = None,
         correlation_id: str | None = None,
-        **explanation: str | None,
+        **explanation: Unpack[Explanation],
     ) -> None:
         super().__init__(message, **explanation)
         self.status = status
         self.error = error
         self.error_description = error_description
         self.correlation_id = correlation_id
-
-    def to_dict(self) -> dict[str, object]:
-        """As `KeystayError.to_dict`, with what the server said."""
-        names = ("status", "error", "error_description", "correlation_id")
-        said = {name: getattr(self, name) for name in names}
-        return super().to_dict() | {name: value for name, value in said.items() if value}
 
 
 class RegistrationServerError(RegistrationError):
@@ -445,6 +440,7 @@ class TokenError(KeystayError):
 
     code = "token-failed"
     exit_code = 5
+    _details: ClassVar[tuple[str, ...]] = ("status", "correlation_id")
 
     def __init__(
         self,
@@ -452,18 +448,11 @@ class TokenError(KeystayError):
         *,
         status: int,
         correlation_id: str | None = None,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
-        super().__init__(message, cause=cause, hint=hint, code=code)
+        super().__init__(message, **explanation)
         self.status = status
         self.correlation_id = correlation_id
-
-    def to_dict(self) -> dict[str, object]:
-        """As `KeystayError.to_dict`, with what the server said."""
-        items = {"status": self.status, "correlation_id": self.correlation_id}
-        return super().to_dict() | {k: v for k, v in items.items() if v is not None}
 
 
 class TokenRefusedError(TokenError):
@@ -477,6 +466,9 @@ class TokenRefusedError(TokenError):
     """
 
     code = "token-refused"
+    _details = (
+        *TokenError._details, "error", "error_description", "error_uri", "retry_after"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -488,27 +480,13 @@ class TokenRefusedError(TokenError):
         error_uri: str | None = None,
         retry_after: float | None = None,
         correlation_id: str | None = None,
-        cause: str | None = None,
-        hint: str | None = None,
-        code: str | None = None,
+        **explanation: Unpack[Explanation],
     ) -> None:
-        super().__init__(
-            message, status=status, correlation_id=correlation_id, cause=cause, hint=hint, code=code
-        )
+        super().__init__(message, status=status, correlation_id=correlation_id, **explanation)
         self.error = error
         self.error_description = error_description
         self.error_uri = error_uri
         self.retry_after = retry_after
-
-    def to_dict(self) -> dict[str, object]:
-        """As `TokenError.to_dict`, with the OAuth error members."""
-        items = {
-            "error": self.error or None,
-            "error_description": self.error_description,
-            "error_uri": self.error_uri,
-            "retry_after": self.retry_after,
-        }
-        return super().to_dict() | {k: v for k, v in items.items() if v is not None}
 
 
 class TokenServerError(TokenRefusedError):
