@@ -7,10 +7,47 @@ import stat
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from keystay.errors import ConfigurationError
 
-__all__ = ["read_guarded", "write_atomically"]
+__all__ = ["Doubt", "doubt", "read_guarded", "write_atomically"]
+
+
+class Doubt(NamedTuple):
+    """Why a file is not to be trusted.
+
+    Attributes:
+        what: How a sentence about the file ends, such as `has mode 0666`.
+        cause: What that means.
+        hint: The remedy; "" where it depends on what the file is for.
+    """
+
+    what: str
+    cause: str
+    hint: str
+
+
+def doubt(status: os.stat_result, forbidden: int) -> Doubt | None:
+    """Whether others than root and the user running this own a file, or may use it.
+
+    Args:
+        status: The open file's.
+        forbidden: Permission bits that it must not have, such as `0o022`.
+
+    Returns:
+        None if all is well.
+    """
+    if status.st_uid not in (0, os.geteuid()):
+        return Doubt(
+            f"belongs to user id {status.st_uid}",
+            "Whoever owns it can replace it.",
+            "Let root or the user running this own it.",
+        )
+    if status.st_mode & forbidden:
+        verb = "read or change" if forbidden & 0o044 else "change"
+        return Doubt(f"has mode {stat.S_IMODE(status.st_mode):04o}", f"Others can {verb} it.", "")
+    return None
 
 
 def read_guarded(path: Path, what: str) -> bytes | None:

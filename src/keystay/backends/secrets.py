@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from keystay.errors import KeystayError, SecretError
+from keystay.files import doubt
 
 __all__ = ["Secret", "SecretResolver"]
 
@@ -215,18 +216,12 @@ def _check_access(path: Path, status: os.stat_result, purpose: str) -> None:
             hint="Name a file or a FIFO that only its owner can read.",
             code="secret-file-invalid",
         )
-    if status.st_uid not in (0, os.geteuid()):
+    if (found := doubt(status, 0o027)) is not None:
         raise SecretError(
-            f"The file {path} with {purpose} belongs to user id {status.st_uid}.",
-            cause="Whoever owns it can replace it.",
-            hint="Let root or the user running this own it.",
-            code="secret-file-unsafe",
-        )
-    if status.st_mode & 0o027:
-        raise SecretError(
-            f"The file {path} with {purpose} has mode {stat.S_IMODE(status.st_mode):04o}.",
-            cause="Others can read or change it.",
-            hint=f"chmod 0400 {path} (a container secret: mode 0400 or 0440 in its definition).",
+            f"The file {path} with {purpose} {found.what}.",
+            cause=found.cause,
+            hint=found.hint
+            or f"chmod 0400 {path} (a container secret: mode 0400 or 0440 in its definition).",
             code="secret-file-unsafe",
         )
 

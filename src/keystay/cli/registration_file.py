@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keystay.errors import ConfigurationError
-from keystay.files import write_atomically
+from keystay.files import doubt, write_atomically
 
 if TYPE_CHECKING:
     from keystay.smart.registration import Registration
@@ -98,15 +98,16 @@ def load(path: Path) -> Registration:
 
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode & 0o777
+            found = doubt(os.fstat(file.fileno()), 0o077)
             text = file.read()
     except OSError as error:
         raise _unusable(path, "read", error) from error
-    if mode & 0o077:
+    if found is not None:
         raise ConfigurationError(
-            f"{path} has mode {mode:04o}.",
-            cause="Others can read the management token in it, or change it.",
-            hint=f"chmod 600 {path}; have the token replaced if somebody may have read it.",
+            f"The registration file {path} {found.what}.",
+            cause=found.cause,
+            hint=found.hint
+            or f"chmod 600 {path}; have the token in it replaced if somebody may have read it.",
             code="registration-file-unsafe",
         )
     return Registration.from_json(text)

@@ -20,6 +20,7 @@ import msgspec
 
 from keystay.backends.hookspecs import hookimpl
 from keystay.errors import ObserverError
+from keystay.files import doubt
 
 if TYPE_CHECKING:
     from keystay.observers.events import (
@@ -95,14 +96,10 @@ class AuditObserver:
         """Refuse a file that somebody else could write a history into."""
         if not stat.S_ISREG(status.st_mode):
             raise self._unusable("is not a regular file", "Name one, in a folder that exists.")
-        if status.st_uid not in (0, os.geteuid()):
-            raise self._unusable(
-                f"belongs to user id {status.st_uid}", "Let root or the user running this own it."
-            )
-        if status.st_mode & 0o022:
-            raise self._unusable(
-                f"has mode {stat.S_IMODE(status.st_mode):04o}: others can write to it",
-                f"chmod go-w {self._path}",
+        if (found := doubt(status, 0o022)) is not None:
+            raise ObserverError(
+                f"The audit file {self._path} {found.what}. {found.cause}",
+                hint=found.hint or f"chmod go-w {self._path}",
             )
 
     def _unusable(self, why: str, hint: str) -> ObserverError:

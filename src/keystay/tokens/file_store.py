@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from keystay.errors import ConfigurationError
+from keystay.files import doubt
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.clock import now
 from keystay.tokens.store import TokenOwner
@@ -273,18 +274,11 @@ def _prepare(folder: Path) -> None:
             hint="Let its parent exist, on this machine's own disk or in /run.",
             code="store-unusable",
         ) from error
-    if status.st_uid not in (0, os.geteuid()):
+    if (found := doubt(status, 0o022)) is not None:
         raise ConfigurationError(
-            f"The token store's folder {folder} belongs to user id {status.st_uid}.",
-            cause="Whoever owns it can replace what is in it.",
-            hint="Let root or the user running this own it.",
-            code="store-unsafe",
-        )
-    if status.st_mode & 0o022:
-        raise ConfigurationError(
-            f"The token store's folder {folder} has mode {stat.S_IMODE(status.st_mode):04o}.",
-            cause="Others can replace what is in it.",
-            hint=f"chmod 0700 {folder}",
+            f"The token store's folder {folder} {found.what}.",
+            cause=found.cause,
+            hint=found.hint or f"chmod 0700 {folder}",
             code="store-unsafe",
         )
 

@@ -221,7 +221,7 @@ class TestTrouble:
             (lambda p: p.mkdir(), "Is a directory"),
             (lambda p: p.symlink_to("elsewhere"), "Too many levels of symbolic links"),
             (lambda p: os.mkfifo(p, 0o600), "is not a regular file"),
-            (lambda p: (p.touch(), p.chmod(0o666)), "has mode 0666: others can write to it"),
+            (lambda p: (p.touch(), p.chmod(0o666)), "has mode 0666. Others can change it."),
         ],
     )
     def test_not_a_safe_file(self, path: Path, spoil: Any, said: str) -> None:

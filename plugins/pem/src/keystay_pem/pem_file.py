@@ -20,6 +20,7 @@ from keystay.errors import (
     LoginError,
     SecretError,
 )
+from keystay.files import doubt
 from keystay.jwk import key_kind
 
 if TYPE_CHECKING:
@@ -144,18 +145,12 @@ def _read(path: Path) -> bytes:
                     hint=f"Name the file with the private key, or make one: {_GENERATE}",
                     code="key-file-unreadable",
                 )
-            if status.st_uid not in (0, os.geteuid()):
+            if (found := doubt(status, 0o027)) is not None:
                 raise KeyUnusableError(
-                    f"The key file {path} belongs to user id {status.st_uid}.",
-                    cause="Whoever owns it can replace it.",
-                    hint="Let root or the user running this own it.",
-                    code="key-file-unsafe",
-                )
-            if status.st_mode & 0o027:
-                raise KeyUnusableError(
-                    f"The key file {path} has mode {stat.S_IMODE(status.st_mode):04o}.",
-                    cause="Other users of this machine can read or change it.",
-                    hint=f"chmod 0600 {path}; if others could read it, replace the key.",
+                    f"The key file {path} {found.what}.",
+                    cause=found.cause,
+                    hint=found.hint
+                    or f"chmod 0600 {path}; if others could read it, replace the key.",
                     code="key-file-unsafe",
                 )
             return file.read(_MAX_BYTES)
