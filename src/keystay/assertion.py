@@ -93,7 +93,7 @@ class ClientAssertion:
             header["jku"] = jku
         self._header = _encode(_json({**header, **(extra_headers or {})})) + b"."
         self._claims = dict(extra_claims or {})
-        self._template: tuple[str, bytes] | None = None
+        self._template: tuple[str, bytes, bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<ClientAssertion client_id={self.client_id!r} signer={self.signer!r}>"
@@ -139,22 +139,25 @@ class ClientAssertion:
         """Header and claims, stamped now. Only the last few members change between calls."""
         template = self._template
         if template is None or template[0] != audience:
-            self._template = template = (audience, self._render(audience))
+            self._template = template = (audience, *self._render(audience))
         now = int(self._clock())
         moment = b"%d" % (now + self._lifetime)
         if self._issued_at:
             moment += b',"iat":%d' % (now - self._backdated)
         # 24 random bytes: 192 bits as 32 characters.
         jti = b2a_base64(os.urandom(24), newline=False).translate(_URL_SAFE)
-        return self._header + _encode(template[1] + moment + b',"jti":"' + jti + b'"}')
+        return template[1] + _encode(template[2] + moment + b',"jti":"' + jti + b'"}')
 
-    def _render(self, audience: str) -> bytes:
+    def _render(self, audience: str) -> tuple[bytes, bytes]:
+        """What comes before the time: encoded as far as whole groups go, and what is left."""
         if not isinstance(audience, str) or not audience:
             raise ConfigurationError(
                 "The audience is not a URL.", hint="It is the token endpoint's, as one string."
             )
         claims = {"iss": self.client_id, "sub": self.client_id, "aud": audience, **self._claims}
-        return _json(claims)[:-1] + b',"exp":'
+        text = _json(claims)[:-1] + b',"exp":'
+        whole = len(text) - len(text) % 3  # three bytes are four characters of base64
+        return self._header + _encode(text[:whole]), text[whole:]
 
 
 def decode_unverified(assertion: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -186,6 +186,7 @@ class Signer:
         self._algorithm = self._choose(algorithm)
         self._enforce(self.subject)
         self._kid = kid or jwk.thumbprint(jwk.public_jwk(description.public_key))
+        self._what = f"A signature by {self._name}"
         self._verification = Verification(self._name, description, verify)
         self._timeout = timeout
         self._workers = Workers(self._name, most=_ASYNC_CALLS)
@@ -503,7 +504,7 @@ class Signer:
 
     def _checked(self, result: BackendSignature, request: SignRequest) -> bytes:
         """The signature as JOSE has it, in time, from the right key and good; or an error."""
-        request.deadline.check(f"A signature by {self._name}")
+        request.deadline.check(self._what)
         self._verification.check_key(result)
         if result.session not in self._judged:
             self._judge(result.session, request)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from keystay import jwk, signatures
+from keystay.algorithms import ALGORITHMS
 from keystay.errors import ConfigurationError, KeyChangedError, SignatureInvalidError
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Verification:
                 f"verify is {verify!r}.", hint='Write verify = "always" or verify = "first".'
             )
         self._name, self._description = name, description
-        self._bits = jwk.key_kind(description.public_key)[2]
+        bits = jwk.key_kind(description.public_key)[2]
+        self._sizes = {name: a.signature_size(bits) for name, a in ALGORITHMS.items()}
         self._each = verify == "always" and not description.signs_here
         self._first = verify == "first" and not description.signs_here
         self._verified: set[tuple[int, str]] = set()
@@ -76,7 +78,7 @@ class Verification:
                     f"The encoding {result.encoding!r} does not belong to it.",
                     code="signature-malformed",
                 )
-            if len(value) != (expected := algorithm.signature_size(self._bits)):
+            if len(value) != (expected := self._sizes[algorithm.name]):
                 raise SignatureInvalidError(
                     f"The signature has {len(value)} bytes where {expected} are due.",
                     code="signature-malformed",

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
+import msgspec
+
 from keystay.backends.secrets import SecretResolver
 from keystay.errors import BackendTimeoutError
 
@@ -45,7 +47,7 @@ API_VERSION = 1
 """Version of this port. A plugin module states the one it was written for as `api_version`."""
 
 
-class Deadline(NamedTuple):
+class Deadline(msgspec.Struct, frozen=True, gc=False):
     """A point in time by which an operation is over.
 
     Attributes:
