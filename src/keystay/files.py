@@ -95,6 +95,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
         OSError: The folder cannot be written; the file is as it was.
     """
     path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():  # /dev/null, a FIFO: nobody's old content is at stake
+        path.write_bytes(data)
+        return
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

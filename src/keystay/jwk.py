@@ -200,6 +200,8 @@ class JWKSet:
             kid = jwk.get("kid")
             if not isinstance(kid, str) or not kid:
                 raise JWKError("A JWK in the set has no kid.", code="jwk-kid-missing")
+            if not kid.isprintable():  # nor is it a kid that anybody could compare
+                raise JWKError(f"The kid {kid!r} holds what cannot be printed.")
             if kid in seen:
                 raise JWKError(
                     f"The kid {kid!r} occurs twice in the set.",

@@ -68,6 +68,7 @@ def open_signer(
     backends: Mapping[str, Mapping[str, object]] | None = None,
     custody: str = "any",
     policy: Policy | None = None,
+    enforce: bool = True,
     created: Fact | None = None,
     verify: Verify = "always",
     timeout: float = DEFAULT_TIMEOUT,
@@ -86,6 +87,8 @@ def open_signer(
         backends: Settings by URI scheme, as the `[backends.*]` tables of keystay.toml.
         custody: The least custody accepted: `any`, `out-of-process` or `hardware`.
         policy: What else is demanded of the key; looked at again after each reconnection.
+        enforce: Whether a key that violates `custody` or `policy` is refused; without, they only
+            say which algorithm comes first.
         created: When the key was made, for a backend that cannot say.
         verify: `always`, or `first` to check only the first signature of each backend session.
         timeout: Seconds for opening and for each signature.
@@ -116,6 +119,7 @@ def open_signer(
                 kid=kid,
                 custody=custody,
                 policy=policy,
+                enforce=enforce,
                 created=created,
                 verify=verify,
                 timeout=timeout,
@@ -142,6 +146,7 @@ class Signer:
         kid: Key id.
         custody: The least custody accepted.
         policy: What else is demanded of the key.
+        enforce: Whether a key that violates them is refused.
         created: When the key was made, for a backend that cannot say.
         verify: `always` or `first`.
         timeout: Seconds for each signature.
@@ -161,6 +166,7 @@ class Signer:
         kid: str | None = None,
         custody: str = "any",
         policy: Policy | None = None,
+        enforce: bool = True,
         created: Fact | None = None,
         verify: Verify = "always",
         timeout: float = DEFAULT_TIMEOUT,
@@ -176,6 +182,7 @@ class Signer:
         self._name = name or description.label
         self._custody, self._created = description.custody, description.created or created
         self._policies = [Policy(custody=minimum(custody)), *([policy] if policy else [])]
+        self._enforced = enforce
         self._backend = backend
         self._judged: set[int] = set()
         kty, curve, self._bits = jwk.key_kind(description.public_key)
@@ -210,6 +217,11 @@ class Signer:
     def algorithms(self) -> tuple[str, ...]:
         """The JWS algorithms the key can do where it is, the preferred first."""
         return self._algorithms
+
+    @property
+    def permitted(self) -> tuple[str, ...]:
+        """Those of `algorithms` that the policy allows."""
+        return tuple(n for n in self._algorithms if all(p.allows(n) for p in self._policies))
 
     @property
     def kid(self) -> str:
@@ -456,8 +468,7 @@ class Signer:
                     cause="The device offers no signature mechanism that fits the key.",
                     hint=remedy or "Choose another key type, or ask the vendor for the mechanism.",
                 )
-            allowed = (n for n in self._algorithms if all(p.allows(n) for p in self._policies))
-            return algorithms.get(next(allowed, self._algorithms[0]))
+            return algorithms.get(next(iter(self.permitted), self._algorithms[0]))
         chosen = algorithms.get(name)
         if name not in self._algorithms:
             raise AlgorithmError(
@@ -512,15 +523,15 @@ class Signer:
 
     def _judge(self, session: int, request: SignRequest) -> None:
         """After a reconnection: what answers now has to be what the policy demands, too."""
+        key, found = self._key, self._custody
         if any(policy.looks_at_custody for policy in self._policies):
-            key = self._key
             found = (
                 key.custody_now(request.deadline)
                 if isinstance(key, TellsCustody)
                 else key.describe().custody
             )
-            self._enforce(self._subject(request.algorithm, found))
-            self._custody = found
+        self._enforce(self._subject(request.algorithm, found))
+        self._custody = found
         if len(self._judged) >= SESSIONS_REMEMBERED:
             self._judged.clear()
         self._judged.add(session)
@@ -532,8 +543,9 @@ class Signer:
         return chosen
 
     def _enforce(self, subject: Subject) -> None:
-        for policy in self._policies:
-            policy.enforce(subject)
+        if self._enforced:
+            for policy in self._policies:
+                policy.enforce(subject)
 
     def _subject(self, algorithm: Algorithm, found: Custody) -> Subject:
         return Subject(

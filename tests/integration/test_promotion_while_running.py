@@ -12,8 +12,10 @@ import pytest
 
 import keystay
 from keystay.errors import ConfigurationError, KeyNotFoundError, KeystayError, SignerClosedError
+from keystay.publishing.source import KeySource
 from keystay.rotation import ClientKeys, Rotation, published_keys
 from keystay.rotation.signers import RotatingSigner
+from keystay.rotation.state_file import StateFile
 from tests.support.token_clients import CLIENT_ID, SCOPE
 
 if TYPE_CHECKING:
@@ -54,6 +56,11 @@ def publish(server: SmartTestServer, config: keystay.Config, max_age: int = 0) -
         published_keys(config).to_dict(),
         headers={"Cache-Control": f"max-age={max_age}"},
     )
+
+
+def _fails(_: StateFile) -> None:
+    """A state file that cannot be read just now."""
+    raise ConfigurationError("The key state cannot be read: Too many open files.")
 
 
 def strict(config: keystay.Config) -> keystay.Config:
@@ -176,6 +183,52 @@ class TestPromotion:
             with pytest.raises(ConfigurationError, match="cannot be used"):
                 keystay.TokenClient.from_config(config=config)
             file.write_text(whole)
+            client.request_token()
+            assert new == kids(smart_server)[-1]
+
+    def test_state_is_gone(
+        self, config: keystay.Config, smart_server: SmartTestServer, tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        """Neither client nor publisher goes back to the key that its old keystay.toml names."""
+        source = KeySource(config)
+        with keystay.TokenClient.from_config(config=config) as client:
+            new = promoted(config, smart_server)
+            Rotation(config).finish()
+            client.request_token()
+            published = source.keys()
+            assert [new] == [key["kid"] for key in published]
+            (tmp_path / "keystay-keys" / "etl.json").rename(tmp_path / "away")
+            client.request_token()
+            assert new == kids(smart_server)[-1]
+            assert published == source.keys()
+        said = [record.event for record in caplog.records if "is gone" in record.getMessage()]  # type: ignore[attr-defined]
+        assert ["rotation-not-followed", "keys-not-followed"] == said
+
+    def test_state_cannot_be_read_once(
+        self, config: keystay.Config, smart_server: SmartTestServer, tmp_path: Path
+    ) -> None:
+        """A publisher that failed to read a new state looks again: retired keys do not stay."""
+        source = KeySource(config)
+        new = promoted(config, smart_server)
+        assert 2 == len(source.keys())
+        Rotation(config).finish()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StateFile, "read", _fails)
+            assert 2 == len(source.keys())
+        after = source.keys()
+        assert [new] == [key["kid"] for key in after]
+
+    def test_folder_left(
+        self, config: keystay.Config, smart_server: SmartTestServer, tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """A daemon that goes to / follows a keystay.toml that was named without its folder."""
+        monkeypatch.chdir(tmp_path)
+        here = keystay.load_config(environ={})
+        with keystay.TokenClient.from_config(config=here) as client:
+            monkeypatch.chdir("/")
+            new = promoted(config, smart_server)
             client.request_token()
             assert new == kids(smart_server)[-1]
 

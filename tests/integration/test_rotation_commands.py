@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,13 @@ def edit(run: Commands, old: str, new: str) -> None:
     """Change keystay.toml."""
     path = run.folder / "keystay.toml"
     path.write_text(path.read_text().replace(old, new))
+
+
+def jwks_url(run: Commands) -> str:
+    """The client's JWKS URL."""
+    found = re.search(r'jwks_url = "(.*)"', (run.folder / "keystay.toml").read_text())
+    assert found
+    return found[1]
 
 
 class TestPromote:
@@ -176,12 +184,15 @@ class TestWhole:
             edit(run, f'"file:{last}.pem"', f'"file:k{number}.pem"')
         assert "file:k3.pem" == run.json("rotate", "status")["keys"][0]["uri"]
 
-    def test_away_from_a_key_that_is_too_old(self, run: Commands) -> None:
+    def test_away_from_a_key_that_is_too_old(self, run: Commands, publish: Any) -> None:
         """Policy refuses the old key, not to rotate away from it; the new one's age is known."""
+        published = json.loads(run("jwks").stdout)
         edit(run, "client_id", "key_created = 2020-01-31\nclient_id")
         with (run.folder / "keystay.toml").open("a") as file:
             file.write("[policy]\nmax_key_age = 365\n")
         assert "policy-max-key-age" == run.error("token")["code"]
+        publish(document=published)
+        assert "ok" == run.json("jwks", "check", jwks_url(run))["keys"][0]["verdict"]
         started = run.json("rotate", "start")
         assert [None, True] == [key["created"] and True for key in started["keys"]]
         run("rotate", "promote", "--force", "--drain", "0")
@@ -194,6 +205,32 @@ class TestWhole:
         run("key", "generate", "file:found.pem")
         error = run.error("rotate", "start", "--key", "file:found.pem")
         assert "max_key_age" in error["message"]
+
+    def test_algorithm_that_the_policy_allows(self, run: Commands, publish: Any) -> None:
+        """Where none is configured, the policy decides before, during and after a rotation."""
+        run("key", "generate", "file:rsa.pem", "--type", "RSA-2048")
+        edit(run, "client.pem", "rsa.pem")
+        with (run.folder / "keystay.toml").open("a") as file:
+            file.write('[policy]\nalgorithms = ["PS384"]\n')
+        assert run.json("policy", "check")["satisfied"]
+        started = run.json("rotate", "start")
+        assert ["PS384", "PS384"] == [key["algorithm"] for key in started["keys"]]
+        publish()
+        run("jwks", "check", jwks_url(run))
+        run("rotate", "promote", "--force", "--drain", "0")
+        header = json.loads(run("assertion", "--decode").stdout)["header"]
+        assert ("PS384", started["keys"][1]["kid"]) == (header["alg"], header["kid"])
+
+    def test_refused_algorithm(self, run: Commands) -> None:
+        """Start may be repeated with what helps; a successor that stands is not changed."""
+        with (run.folder / "keystay.toml").open("a") as file:
+            file.write('[policy]\nalgorithms = ["ES384", "PS384"]\n')
+        start = ("rotate", "start", "--key", "file:rsa.pem", "--type", "RSA-2048")
+        assert "policy-algorithms" == run.error(*start, "--algorithm", "RS384")["code"]
+        made = run.json(*start, "--algorithm", "PS384")["keys"][1]
+        assert made == run.json(*start)["keys"][1]
+        for other in (["--algorithm", "RS384"], ["--kid", "other"]):
+            assert "rotation-under-way" == run.error(*start, *other)["code"]
 
     def test_taken_key_of_another_type(self, run: Commands) -> None:
         """A key that is there is taken; its algorithm goes by its type."""
@@ -358,6 +395,7 @@ class TestJwks:
         with run.serve() as publisher:
             port = publisher.url.split(":")[2].split("/")[0]
             assert "address-unusable" in run("jwks", "serve", "--port", port, exits=2).stderr
+        assert "address-unusable" in run("jwks", "serve", "--host", "..", exits=2).stderr
 
     def test_serve_http(self, run: Commands) -> None:
         """The same answers as the applications, over a socket; a body is not read."""

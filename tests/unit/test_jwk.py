@@ -372,6 +372,13 @@ class TestJWKSet:
         for signer in signers:
             assert der(signer.public_key) == der(theirs.get_by_kid(signer.kid).public_key)
 
+    @pytest.mark.parametrize("kid", ["\ud800", "a\x1b[31m", "a\nb", "\u202e"])
+    def test_kid_that_cannot_be_printed(self, kid: str) -> None:
+        """It would break the report, or steer the terminal of who looks at it."""
+        with pytest.raises(JWKError, match="cannot be printed") as caught:
+            JWKSet(({**jwk.public_jwk(KEYS["P-384"]), "kid": kid},))
+        assert str(caught.value).encode()
+
     @pytest.mark.parametrize("name", KEYS)
     def test_round_trip(self, name: str) -> None:
         """JSON and back gives an equal set."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -155,6 +156,30 @@ def test_judged_again_after_a_reconnection() -> None:
     key.session = 0
     assert signer.sign(b"x")
     assert "hardware" == signer.custody.location
+
+
+def test_age_is_judged_again_after_a_reconnection() -> None:
+    """The one rule that time itself breaks."""
+    key = FakeKey()
+    born = datetime.now(UTC) - timedelta(days=1) + timedelta(seconds=1)
+    created = Fact(born.isoformat(), "asserted")
+    signer = Signer(key, policy=Policy(max_key_age=1), created=created)
+    signer.sign(b"x")
+    time.sleep(1.1)
+    signer.sign(b"x")
+    key.session = 1
+    with pytest.raises(PolicyError, match="max_key_age"):
+        signer.sign(b"x")
+
+
+def test_judged_but_not_enforced() -> None:
+    """To look at a refused key: the policy says which algorithm comes first, and no more."""
+    key = FakeKey(PRIVATE_KEYS["RSA-2048"])
+    policy = Policy(algorithms=("PS512",), min_rsa_bits=4096)
+    with Signer(key, policy=policy, enforce=False) as signer:
+        assert ("PS512", ("PS512",)) == (signer.algorithm, signer.permitted)
+        signer.sign(b"x")
+        signer.sign(b"x", "RS384")
 
 
 def test_failing_to_tell_is_no_signature() -> None:

@@ -131,7 +131,8 @@ def check(url: str, client: str | None, as_json: bool) -> None:
     from keystay.rotation import ClientKeys
 
     config = load_config()
-    keys = ClientKeys(config, client)
+    # Also with a key that policy refuses: it is published until another has taken its place.
+    keys = ClientKeys(config.unenforced(), client)
     publication = look(config, keys.client, url)
     findings = compare(keys, publication)
     if as_json:
@@ -176,7 +177,8 @@ def _judge(url: str, findings: Sequence[Finding]) -> None:
         f"{url} does not publish what it should; {verdict}: {kids}.",
         cause={
             "missing": "The set was published before the key became the client's, or elsewhere.",
-            "differs": "An old set is published, or a backend holds another key than it did.",
+            "differs": "An old set is published, or one made for another algorithm, or a backend "
+            "holds another key than it did.",
             "retired": "The set was not published again after keystay rotate finish.",
         }[verdict],
         hint="Publish the set again (keystay jwks CLIENT --out FILE) and purge the caches before "

@@ -50,7 +50,11 @@ def load_config(
         }
         for tables in (file.backends, file.observers)
     )
-    return Config(found, file.clients, client, http, file.policy, backends, observers)
+    # Absolute: what stands beside it is looked for later, wherever the process has gone by then.
+    folder = found.parent.absolute()
+    return Config(
+        found, file.clients, client, http, file.policy, backends, observers, folder=folder
+    )
 
 
 def open_client_signer(
@@ -88,6 +92,7 @@ def open_client_signer(
         kid=kid,
         backends=config.backends,
         policy=config.policy_of(client),
+        enforce=config.enforces_policy,
         created=created,
         verify=client.verify,
         timeout=config.http.timeout,

@@ -159,6 +159,8 @@ class Config:
         policy: What keys are accepted, where a client has no stricter policy.
         backends: Settings by URI scheme.
         observers: Settings by observer.
+        folder: Where the file is, as an absolute path; by default that of `path`.
+        enforces_policy: Whether a key that policy refuses is refused when it is opened.
     """
 
     path: Path | None = None
@@ -168,11 +170,13 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     backends: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     observers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    enforces_policy: bool = True
+    folder: Path | None = None
 
     @property
     def base_dir(self) -> Path:
         """Where relative paths in the file start."""
-        return self.path.parent if self.path else Path()
+        return self.folder or (self.path.parent if self.path else Path())
 
     def base_dir_of(self, client: ClientConfig) -> Path:
         """Where a client's relative paths start: the environment's where the process does."""
@@ -182,19 +186,9 @@ class Config:
         """What is demanded of a client's key."""
         return client.policy or self.policy
 
-    def without_policy(self) -> Config:
-        """The same, demanding nothing: to look at a key that policy refuses, not to use it."""
-
-        def freed(client: ClientConfig) -> ClientConfig:
-            return msgspec.structs.replace(client, policy=None)
-
-        environment = self.environment_client
-        return replace(
-            self,
-            policy=PolicyConfig(),
-            clients={name: freed(client) for name, client in self.clients.items()},
-            environment_client=None if environment is None else freed(environment),
-        )
+    def unenforced(self) -> Config:
+        """The same, opening keys that policy refuses: to look at them, or to replace them."""
+        return replace(self, enforces_policy=False)
 
     def client_name(self, name: str | None = None) -> str | None:
         """What the client that `client(name)` returns is called; None for the environment's."""

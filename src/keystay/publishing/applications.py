@@ -24,6 +24,8 @@ __all__ = ["Answers", "asgi_app", "wsgi_app"]
 
 logger = logging.getLogger("keystay.publishing")
 
+_THREADS = 8
+
 ASGIApp = Callable[
     [
         Mapping[str, Any],
@@ -77,7 +79,11 @@ def asgi_app(
     Raises:
         ConfigurationError: There is no such client.
     """
+    import anyio.to_thread
+
     answers = _answers(clients, config, path, max_age)
+    # Its own: while a key is waited for, the threads of whatever it is mounted in stay free.
+    limiter = anyio.CapacityLimiter(_THREADS)
 
     async def app(
         scope: Mapping[str, Any],
@@ -89,15 +95,14 @@ def asgi_app(
             return
         if scope["type"] != "http":
             raise RuntimeError(f"a JWK Set is not served over {scope['type']}")
-        import anyio.to_thread
-
         headers = {name.lower(): value for name, value in scope["headers"]}
         tag = headers.get(b"if-none-match")
         below = scope["path"].removeprefix(scope.get("root_path", ""))
         response = await anyio.to_thread.run_sync(
             lambda: answers(
                 scope["method"], below, if_none_match=None if tag is None else tag.decode("latin-1")
-            )
+            ),
+            limiter=limiter,
         )
         fields = [(n.lower().encode(), v.encode()) for n, v in response.headers.items()]
         await send(

@@ -28,8 +28,9 @@ class Finding:
         kid: Its key id; None where even that is not known.
         state: Where it is in its life; None for a published key that is not this client's.
         verdict: `ok`; `missing` from what is published; `differs`: published or held under this
-            kid is another key; `unconfirmed`: its backend does not answer; `retired`: published
-            though it should be gone; `unknown`: published, and not this client's.
+            kid is another key, or one for another use; `unconfirmed`: its backend does not answer;
+            `retired`: published though it should be gone; `unknown`: published, and not this
+            client's.
         detail: In words.
         code: Of the error that kept the key from being confirmed, or None.
     """
@@ -86,10 +87,9 @@ def _look(
     kid = None if jwk is None else str(jwk["kid"])
     if isinstance(error, KeyChangedError):
         return Finding(kid, state, "differs", "its backend holds another key", error.code)
-    if jwk is not None and not publication.holds(jwk):
-        if publication.find(str(kid)) is not None:
-            return Finding(kid, state, "differs", "another key is published under this kid")
-        return Finding(kid, state, "missing", "not published")
+    if jwk is not None and (fault := publication.fault(jwk)) is not None:
+        is_there = publication.find(str(kid)) is not None
+        return Finding(kid, state, "differs" if is_there else "missing", fault)
     if error is not None:
         where = "published; " if jwk is not None else ""
         detail = f"{where}its backend does not confirm it: {error.message}"

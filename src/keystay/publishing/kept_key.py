@@ -54,7 +54,7 @@ class KeptKey:
             document = msgspec.json.decode(text)
             if document["of"] != self._of:
                 return None
-            (jwk,) = JWKSet((document["jwk"],))
+            (jwk,) = JWKSet((dict(document["jwk"]),))
         except (msgspec.DecodeError, LookupError, TypeError, ValueError, JWKError):
             logger.warning(
                 "%s is not what keystay wrote; reading the key anew",

@@ -40,9 +40,10 @@ class SetServer(http.server.ThreadingHTTPServer):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             self.address_family, *_, address = found[0]
             super().__init__(address[:2], _Handler)  # type: ignore[arg-type]
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: it cannot be a host's name
+            why = getattr(error, "strerror", None) or "it is no host name"
             raise ConfigurationError(
-                f"{host}, port {port}, cannot be listened on: {error.strerror}.",
+                f"{host}, port {port}, cannot be listened on: {why}.",
                 cause="Another program listens there, or the address is not this machine's.",
                 hint="Choose another with --host and --port.",
                 code="address-unusable",

@@ -6,13 +6,14 @@ and kept (`kept_key`).
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keystay.errors import KeystayError
+from keystay.errors import ConfigurationError, KeystayError
 from keystay.jwk import JWKSet, public_jwk
 from keystay.publishing.kept_key import KeptKey
 from keystay.rotation.client_keys import ClientKeys
@@ -74,6 +75,8 @@ class _Client:
         self._kept: Mapping[str, Any] | None = None
         self._fresh = False
         self._tried = float("-inf")
+        self._error: KeystayError | None = None
+        self._said: tuple[Stamp, str] | None = None
 
     def published(self) -> Sequence[Mapping[str, Any]]:
         with self._lock:
@@ -82,30 +85,37 @@ class _Client:
                 return self._from_state
             if self._kept is None:
                 self._kept = self._keeper.load()
+            is_due = time.monotonic() - self._tried > RETRY_SECONDS
             if self._kept is None:
-                self._kept, self._fresh = self._read(), True
-            elif not self._fresh and time.monotonic() - self._tried > RETRY_SECONDS:
+                self._kept, self._fresh = self._read_unless_down(is_due), True
+            elif not self._fresh and is_due:
                 self._tried = time.monotonic()
                 threading.Thread(target=self._refresh, name="keystay-jwks", daemon=True).start()
             return (self._kept,)
 
     def _look_at_state(self) -> None:
-        """Read the state file when it has changed; one that is broken changes nothing."""
+        """Read the state file when it has changed; one that is broken or gone changes nothing."""
         file = self._keys.file
         if file is None or ((stamp := file.stamp()) == self._stamp and self._from_state):
             return
         try:
             # What the configuration says is not compared with it: that was loaded long ago.
             state = file.read()
+            if state is None and self._from_state is not None:
+                raise ConfigurationError(f"The key state {file.path} is gone.")
         except KeystayError as error:
             if self._from_state is None:
                 raise
-            logger.error(
-                "publishing the keys as they were: %s", error, extra={"event": "keys-not-followed"}
-            )
+            if self._said != (said := (stamp, error.message)):
+                self._said = said
+                logger.error(
+                    "publishing the keys as they were: %s",
+                    error,
+                    extra={"event": "keys-not-followed"},
+                )
         else:
             self._from_state = None if state is None else state.published().keys
-        self._stamp = stamp
+            self._stamp = stamp
 
     def _refresh(self) -> None:
         try:
@@ -117,6 +127,17 @@ class _Client:
             return
         with self._lock:
             self._kept, self._fresh = jwk, True
+
+    def _read_unless_down(self, is_due: bool) -> Mapping[str, Any]:
+        """As `_read`; after a failure not at once again, for everybody waits meanwhile."""
+        if self._error is not None and not is_due:
+            raise copy.copy(self._error)
+        self._tried = time.monotonic()
+        try:
+            return self._read()
+        except KeystayError as error:
+            self._error = error
+            raise
 
     def _read(self) -> Mapping[str, Any]:
         """The key as its backend has it; noted for the day it does not answer."""

@@ -78,7 +78,7 @@ def examine(config: Config, name: str | None = None, *, look: Look | None = None
     """
     client = config.client(name)
     policy = config.policy_of(client)
-    keys = ClientKeys(config.without_policy(), config.client_name(name))
+    keys = ClientKeys(config.unenforced(), config.client_name(name))
     found = Examination(
         keys.name or "",
         client.client_id or "unregistered",

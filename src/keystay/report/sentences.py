@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from keystay.publishing.comparison import worst
 from keystay.report.examination import Examination
 
 __all__ = ["DIGEST_NOTE", "EVIDENCE", "about", "facts", "publication", "summary", "yes_no"]
@@ -77,7 +78,17 @@ def publication(client: Examination) -> str:
         return f"{client.published_at}: {client.publication_error.message}"
     if not client.published:
         return f"{client.published_at} was not asked."
-    wrong = sum(finding.verdict != "ok" for finding in client.published)
-    if wrong:
-        return f"What {client.published_at} publishes does not match the keys where they live."
-    return f"What {client.published_at} publishes matches the keys where they live."
+    verdict = worst(client.published)
+    if verdict == "ok":
+        said = f"What {client.published_at} publishes matches the keys where they live."
+    elif verdict == "unconfirmed":
+        said = (
+            f"What {client.published_at} publishes is right as far as it can be told; not every "
+            "key could be confirmed where it lives."
+        )
+    else:
+        said = f"What {client.published_at} publishes does not match the keys where they live."
+    if others := sum(finding.verdict == "unknown" for finding in client.published):
+        what = "a key that is" if others == 1 else f"{others} keys that are"
+        said += f" It publishes {what} not this client's as well."
+    return said

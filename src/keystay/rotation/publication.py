@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keystay.errors import JWKError, KeystayError, NetworkError
 from keystay.jwk import JWKSet, thumbprint
+from keystay.smart.http_times import kept_for
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.urls import require_secure
 
 __all__ = ["Publication", "is_same_key", "publication_flow"]
-
-_DIRECTIVE = re.compile(r'([A-Za-z-]+)(?:\s*=\s*"?([0-9]+)"?)?')
-_LONGEST = 365 * 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +22,7 @@ class Publication:
     Attributes:
         url: Where.
         keys: The set.
-        max_age: Seconds that Cache-Control lets anybody on the way keep it; None without one.
+        max_age: Seconds that its headers let anybody on the way keep it; None if they do not say.
     """
 
     url: str
@@ -33,9 +30,27 @@ class Publication:
     max_age: int | None
 
     def holds(self, jwk: Mapping[str, Any]) -> bool:
-        """Whether this very key is there under its kid."""
+        """Whether this very key is there under its kid, to verify what `jwk` says it signs."""
+        return self.fault(jwk) is None
+
+    def fault(self, jwk: Mapping[str, Any]) -> str | None:
+        """Why a key is not there as it should be, in words; None if it is.
+
+        A server may refuse what a JWK's own `alg`, `use` or `key_ops` does not allow (RFC 7517 §4).
+        """
         published = self.find(str(jwk.get("kid")))
-        return published is not None and is_same_key(published, jwk)
+        if published is None:
+            return "not published"
+        if not is_same_key(published, jwk):
+            return "another key is published under this kid"
+        if (alg := published.get("alg")) not in (None, jwk.get("alg")):
+            return f"published for {alg}, and signs {jwk.get('alg')}"
+        if published.get("use") not in (None, "sig"):
+            return f"published for use {published.get('use')!r}, not 'sig'"
+        operations = published.get("key_ops")
+        if operations is not None and "verify" not in operations:
+            return "published with key_ops that lack 'verify'"
+        return None
 
     def find(self, kid: str) -> Mapping[str, Any] | None:
         """The key published under a kid, or None."""
@@ -79,7 +94,7 @@ def publication_flow(
             hint=error.hint or "Publish what keystay jwks prints, as it is.",
             code=error.code,
         ) from error
-    return Publication(url, keys, _max_age(response.headers))
+    return Publication(url, keys, kept_for(response))
 
 
 def is_same_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -88,17 +103,3 @@ def is_same_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         return thumbprint(one) == thumbprint(other)
     except KeystayError:
         return False
-
-
-def _max_age(headers: Mapping[str, str]) -> int | None:
-    """Seconds that a cache may keep an answer (RFC 9111 §5.2.2); None when it does not say.
-
-    The longer of max-age and s-maxage: a set from before a change may reach the server through a
-    shared cache for as long as that.
-    """
-    text = headers.get("cache-control", "")
-    found = {name.lower(): value for name, value in _DIRECTIVE.findall(text)}
-    if "no-store" in found or "no-cache" in found:
-        return 0
-    ages = [int(found[name]) for name in ("max-age", "s-maxage") if found.get(name)]
-    return min(max(ages), _LONGEST) if ages else None

@@ -111,7 +111,12 @@ class Rotation:
             state = msgspec.structs.replace(state, configured_key=self.keys.client.key)
             successor = state.of("next")
             if successor is not None and successor.made:
-                if uri not in (None, successor.uri, successor.asked):
+                asked = (
+                    (uri, (None, successor.uri, successor.asked)),
+                    (algorithm, (None, successor.algorithm)),
+                    (kid, (None, successor.kid)),
+                )
+                if any(option not in fitting for option, fitting in asked):
                     raise self._under_way(successor)
                 return state
             steps.refuse_under_way(state)
@@ -123,6 +128,13 @@ class Rotation:
                     algorithm=algorithm,
                     kid=kid,
                     key_type=key_type or _type_of(state.current),
+                )
+            else:  # intended by a start that was killed or refused; what is asked for now counts
+                successor = msgspec.structs.replace(
+                    successor,
+                    algorithm=algorithm or successor.algorithm,
+                    kid=kid or successor.kid,
+                    key_type=key_type or successor.key_type,
                 )
             intent = state.with_keys(state.current, successor)
             made, created = self._make(successor, intent, former)
@@ -204,8 +216,9 @@ class Rotation:
         )
         with self.keys.open(found) as signer:
             algorithm = signer.algorithm
-            if successor.algorithm is None and state.current.algorithm in signer.algorithms:
-                algorithm = state.current.algorithm
+            former = state.current.algorithm
+            if successor.algorithm is None and former in signer.permitted:
+                algorithm = former
             _prove(signer, algorithm)
             jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=algorithm)
         for key in (state.current, state.of("retiring")):
@@ -232,7 +245,7 @@ class Rotation:
         A key that policy refuses, one that is too old for instance, is one to rotate away from.
         """
         uri = self.keys.client.key
-        with ClientKeys(self.keys.config.without_policy(), self.name).open_current() as signer:
+        with ClientKeys(self.keys.config.unenforced(), self.name).open_current() as signer:
             jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm)
         current = RotationKey(
             state="current", since=steps.moment(self.now), uri=uri, kid=jwk["kid"],

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from keystay.errors import KeystayError
+from keystay.errors import ConfigurationError, KeystayError
 from keystay.forks import remake_in_children
 from keystay.jwk import public_jwk
 from keystay.rotation.publication import is_same_key
@@ -82,6 +82,9 @@ class RotatingSigner:
                 return  # somebody else was faster
             try:
                 state = file.read()
+                if state is None and not self._held.from_configuration:
+                    # The configuration in hand is from before the rotation.
+                    raise ConfigurationError(f"The key state {file.path} is gone.")
                 if not self._is_current(state):
                     self._replace(self._open(state))
                 self._stamp = stamp

@@ -129,6 +129,9 @@ def check(state: RotationState) -> None:
             raise KeystayError(f"{count} keys are {name}.")
     for key in state.keys:
         key_uri.parse(key.uri)
+        for name in ("since", "created", "seen"):
+            if (moment := getattr(key, name)) is not None and moment.tzinfo is None:
+                raise KeystayError(f"{name} of the {key.state} key has no time zone.")
         if key.jwk is None:
             if key.state not in ("next", "retired"):
                 raise KeystayError(f"The {key.state} key has no jwk.")

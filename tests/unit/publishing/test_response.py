@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from wsgiref.util import setup_testing_defaults
@@ -12,8 +14,9 @@ import httpx
 import pytest
 
 import keystay
+from keystay.errors import KeyNotFoundError
 from keystay.jwk import JWKSet
-from keystay.publishing import asgi_app, wsgi_app
+from keystay.publishing import asgi_app, source, wsgi_app
 from keystay.publishing.response import respond
 from tests.unit.rotation.keys import JWKS
 
@@ -164,3 +167,26 @@ class TestApplications:
         )
         assert {"error": "key-not-found"} == json.loads(body)
         assert "missing.pem" in caplog.text
+
+    @pytest.mark.usefixtures("config")
+    def test_key_that_is_down(
+        self, pem_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is not asked at each request, for that takes a while and all wait; but soon again."""
+        monkeypatch.setattr(source, "RETRY_SECONDS", 0.5)
+        text = (tmp_path / "keystay.toml").read_text().replace(str(pem_file), "later.pem")
+        (tmp_path / "keystay.toml").write_text(text)
+        found = source.KeySource(keystay.load_config(tmp_path / "keystay.toml", environ={}))
+        for _ in range(2):
+            with pytest.raises(KeyNotFoundError):
+                found.keys()
+            shutil.copy(pem_file, tmp_path / "later.pem")
+        time.sleep(0.6)
+        assert 1 == len(found.keys())
+
+    def test_kept_key_that_is_none(self, config: keystay.Config, tmp_path: Path) -> None:
+        """A file with a null in it is read anew, as any other that is not ours."""
+        before = source.KeySource(config).keys()
+        (kept,) = (tmp_path / "keystay-keys").glob("*.public-jwk")
+        kept.write_text(json.dumps({**json.loads(kept.read_text()), "jwk": None}))
+        assert before == source.KeySource(config).keys()

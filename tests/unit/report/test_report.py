@@ -13,8 +13,11 @@ import pytest
 
 from keystay.config import ClientConfig, Config, PolicyConfig
 from keystay.errors import ConfigurationError, NetworkError
+from keystay.publishing.comparison import Finding
 from keystay.report import Report, build, seal, verify
+from keystay.report.examination import Examination
 from keystay.report.formats import FORMATS
+from keystay.report.sentences import publication
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,6 +183,25 @@ def test_markdown_is_text(report: Report) -> None:
         if line.startswith("|"):
             assert line.endswith("|")
             assert re.search(r"(?<!\\)\|$", line)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (["ok"], "matches the keys where they live."),
+        (["ok", "unknown"], "live. It publishes a key that is not this client's as well."),
+        (["unknown", "ok", "unknown"], "It publishes 2 keys that are not this client's as well."),
+        (["unconfirmed", "ok"], "not every key could be confirmed where it lives."),
+        (["unconfirmed", "missing"], "does not match the keys where they live."),
+        (["retired", "ok"], "does not match the keys where they live."),
+    ],
+)
+def test_what_is_said_of_a_publication(verdicts: list[Any], said: str) -> None:
+    """An outage, or another client's key in a shared set, is no mismatch."""
+    client = Examination("etl", "id", "https://ehr.example.org", "file:client.pem")
+    client.published_at = "https://keys.example.org"
+    client.published = [Finding("kid", "current", verdict, "") for verdict in verdicts]
+    assert publication(client).endswith(said)
 
 
 def test_nothing_to_report() -> None:

@@ -40,6 +40,9 @@ def look(
         ('max-age="60"', 60), ("public, max-age=60, s-maxage=600", 600), ("max-age", None),
         ("max-age=60, no-cache", 0), ("no-store", 0), ("private, max-age=0", 0),
         ("max-age=99999999999999999999", 365 * 86400), ("xmax-age=5", None), ("max-age=-1", None),
+        ('no-cache="set-cookie, set-cookie2"', None), ('max-age=60, no-cache="Set-Cookie"', 60),
+        ('no-cache="x", no-cache', 0), ("max-age=60, stale-while-revalidate=600", 660),
+        ("s-maxage=5, stale-if-error=10, stale-while-revalidate=20", 25),
     ],
 )  # fmt: skip
 def test_cache_control(header: str | None, seconds: int | None) -> None:
@@ -66,6 +69,40 @@ def test_refused(status: int, body: Any, kind: type[KeystayError], code: str) ->
     assert code == caught.value.code
     assert URL in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"expires": "Tue, 24 Nov 2026 13:00:00 GMT"}, 3600),
+        ({"expires": "Tue, 24 Nov 2026 11:00:00 GMT"}, 0),
+        ({"expires": "0"}, 0),
+        ({"expires": "Tue, 24 Nov 2026 13:00:00 GMT", "cache-control": "max-age=5"}, 5),
+        ({"expires": "Tue, 24 Nov 2026 13:00:00 GMT", "cache-control": "no-store"}, 0),
+    ],
+)
+def test_expires(headers: dict[str, str], seconds: int) -> None:
+    """By the server's own clock, where Cache-Control does not say."""
+    assert seconds == look(headers={"date": "Tue, 24 Nov 2026 12:00:00 GMT", **headers}).max_age
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"alg": None, "use": None, "key_ops": None}, None),
+        ({"alg": "ES256"}, "published for ES256, and signs ES384"),
+        ({"use": "enc"}, "published for use 'enc', not 'sig'"),
+        ({"key_ops": ["sign"]}, "published with key_ops that lack 'verify'"),
+        ({"kid": "other"}, "not published"),
+        ({"x": JWKS[1]["x"], "y": JWKS[1]["y"]}, "another key is published under this kid"),
+    ],
+)
+def test_published_as_it_signs(change: dict[str, Any], fault: str | None) -> None:
+    """A key that servers may not use for these signatures is as good as not published."""
+    there = {name: value for name, value in {**JWKS[0], **change}.items() if value is not None}
+    found = look(body={"keys": [there]})
+    assert (fault, fault is None) == (found.fault(JWKS[0]), found.holds(JWKS[0]))
 
 
 def test_insecure_url() -> None:

@@ -112,6 +112,7 @@ class TestRefused:
         [
             {"state": "next"}, {"state": "gone"}, {"since": "yesterday"}, {"uri": "no uri"},
             {"kid": "other"}, {"jwk": {**JWKS[0], "d": "AA"}}, {"jwk": JWKS[1]}, {"jwk": None},
+            {"since": "2026-11-24T12:00:00"}, {"seen": "2026-11-24T12:00:00"},
             {"jwk": {"kty": "oct", "kid": JWKS[0]["kid"]}}, {"uri": "pkcs11:token=a?pin-value=1"},
         ],
     )  # fmt: skip
