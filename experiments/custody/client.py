@@ -13,7 +13,11 @@ import contextlib
 import ctypes
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
+
+PATIENCE = 120.0
+"""Seconds for a signature or an exchange, a dump in the middle of it included."""
 
 
 def main() -> None:
@@ -23,8 +27,11 @@ def main() -> None:
         Path("/proc/self/coredump_filter").write_text("0x7f")
 
     import keystay
+    from keystay.config import HttpSettings
 
-    client = keystay.TokenClient.from_config()
+    # This process stands still for as long as its memory takes to be dumped.
+    patient = replace(keystay.load_config(), http=HttpSettings(timeout=PATIENCE))
+    client = keystay.TokenClient.from_config(config=patient)
     client.request_token()
     print("ready", flush=True)
     work, count = threading.Event(), 0
