@@ -19,6 +19,7 @@ from keystay.backends import (
 from keystay.key_uri import KeyURI
 from keystay.observers import TokenIssued
 from keystay.publishing import asgi_app, wsgi_app
+from keystay.report import examine, verify
 from keystay.tokens.store import TokenStore
 
 
@@ -122,6 +123,17 @@ def publishing(config: keystay.Config) -> None:
     assert_type(keystay.published_keys(config, "epic-prod"), keystay.JWKSet)
     asgi_app("epic-prod", config=config, max_age=60)
     wsgi_app("epic-prod", "epic-test")
+
+
+def custody(config: keystay.Config) -> None:
+    """What a key must be, where it is, and the report on all."""
+    policy = keystay.Policy(custody="out-of-process", evidence="reported", min_ec_bits=384)
+    with keystay.open_signer("pkcs11:token=prod", policy=policy) as signer:
+        assert_type(signer.custody.to_dict(), dict[str, object])
+        assert_type([finding.satisfied for finding in policy.check(signer.subject)], list[bool])
+    assert_type(examine(config, "epic-prod").satisfied, bool)
+    assert_type(verify(b"a report"), str)
+    keystay.Policy(custody="anywhere")  # type: ignore[arg-type]
 
 
 def errors() -> str | None:
