@@ -16,13 +16,14 @@ from keystay.errors import (
     KeyUnusableError,
     LoginError,
 )
+from tests.support.kms_proxy import refusal
 from tests.support.ministack import REGION
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.aws_fixtures import KmsUri
-    from tests.support.kms_proxy import KmsProxy
+    from tests.support.kms_proxy import Answer, Ask, Exchange, KmsProxy
     from tests.support.ministack import Credentials, MiniStack
 
 ARN = f"arn:aws:kms:{REGION}:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -242,6 +243,26 @@ def test_health_does_not_sign(ministack: MiniStack, kms_proxy: KmsProxy, kms_uri
             signer.health()
     probes = [e for e in kms_proxy.exchanges if e.operation == "Sign"]
     assert [(True, 400), (True, 400)] == [(e.body["DryRun"], e.status) for e in probes]
+
+
+@pytest.mark.parametrize("used", ["RS384", "RS256"])
+def test_health_under_one_algorithm(
+    ministack: MiniStack, kms_proxy: KmsProxy, kms_uri: KmsUri, used: str
+) -> None:
+    """Where the policy allows one algorithm, `health` asks for the one that signs."""
+    allowed = f"RSASSA_PKCS1_V1_5_SHA_{used[2:]}"
+
+    def condition(exchange: Exchange, ask: Ask) -> Answer:
+        if exchange.body["SigningAlgorithm"] != allowed:
+            return refusal("AccessDeniedException", "kms:SigningAlgorithm")
+        return ask()
+
+    kms_proxy.inject("Sign", condition, times=None)
+    with keystay.open_signer(kms_uri(ministack.key("RSA-2048"))) as signer:
+        if used == signer.algorithm:
+            signer.health()
+        signer.sign(b"message", used)
+        signer.health()
 
 
 def test_wrong_credentials(

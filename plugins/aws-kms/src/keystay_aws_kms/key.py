@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from keystay.algorithms import get
+from keystay.algorithms import for_key, get
 from keystay.backends import BackendSignature, Deadline, KeyDescription
 from keystay.errors import (
     AlgorithmError,
@@ -75,6 +75,7 @@ class KmsKey:
         metadata = self._describe(deadline)
         metadata.check(self._name)
         self._arn = metadata.arn
+        self._last_signed: str | None = None
         # A key is asked for by ARN. An alias goes on being asked for as such: KMS answers with
         # the ARN of whichever key signed, and that is how a re-pointed alias is found out.
         self._target = self._name if reference.alias else self._arn
@@ -142,6 +143,7 @@ class KmsKey:
             )
         except BackendError as error:
             self._explain(error, request.deadline)
+        self._last_signed = request.algorithm.name
         signature, key_id = reply.get("Signature"), reply.get("KeyId")
         if not isinstance(signature, bytes) or not isinstance(key_id, str):
             raise unreadable("Sign")
@@ -151,6 +153,9 @@ class KmsKey:
     def health(self, deadline: Deadline) -> None:
         """Ask KMS whether the key could sign now (DryRun). Does not sign.
 
+        Policies may allow one algorithm only, so the one that signed last is asked for; before
+        the first signature the key's default.
+
         Raises:
             KeyChangedError: The alias points at another key.
             BackendError: It could not.
@@ -159,7 +164,7 @@ class KmsKey:
         metadata = self._describe(deadline)
         self._check_same(metadata)
         metadata.check(self._name)
-        algorithm = get(self._description.algorithms[0])
+        algorithm = get(self._last_signed or self._default())
         signing = SIGNING[algorithm.name]
         digest = os.urandom(algorithm.digest_size or 32)
 
@@ -192,6 +197,12 @@ class KmsKey:
             raise SignerClosedError(
                 f"The KMS key {self._name} is closed.", hint="Open it again, or close it later."
             )
+
+    def _default(self) -> str:
+        """The algorithm that keystay signs with when nobody names one."""
+        description = self._description
+        kty, curve, _ = key_kind(description.public_key)
+        return next(name for name in for_key(kty, curve) if name in description.algorithms)
 
     def _describe(self, deadline: Deadline) -> KeyMetadata:
         reply, _ = self._calls.run(
