@@ -396,3 +396,27 @@ def test_insecure_endpoint_of_the_sdk(
     monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", "http://kms.example.org")
     with pytest.raises(ConfigurationError, match="plain HTTP to another machine"):
         keystay.open_signer(f"awskms:///{alias}?region={REGION}")
+
+
+@pytest.mark.parametrize("named_in", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS", "profile"])
+def test_endpoint_of_the_sdk(
+    ministack: MiniStack,
+    aws_environment: MiniStack,
+    kms_proxy: KmsProxy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    named_in: str,
+) -> None:
+    """An emulator that AWS's own configuration names is told for one, and named in errors."""
+    if named_in == "profile":
+        (tmp_path / "aws-config").write_text(f"[default]\nendpoint_url = {kms_proxy.url}\n")
+    else:
+        monkeypatch.setenv(named_in, kms_proxy.url)
+    arn = ministack.key("P-384")
+    with keystay.open_signer(f"awskms:///{arn}") as signer:
+        custody = signer.custody
+        assert ("other-process", "asserted") == (custody.location, custody.evidence)
+        assert kms_proxy.url == custody.facts["endpoint"].value
+    kms_proxy.fail("DescribeKey", "NotFoundException")
+    with pytest.raises(KeyNotFoundError, match=kms_proxy.url):
+        keystay.open_signer(f"awskms:///{arn}")

@@ -80,6 +80,11 @@ class Calls:
         call = errors.Call(operation, key, self._connection.where)
         errors.raise_late(last, call, deadline.seconds, attempt)
 
+    @property
+    def endpoint(self) -> str | None:
+        """The endpoint that somebody named; None for AWS's own. Known after a call."""
+        return self._connection.endpoint
+
     def close(self) -> None:
         """Close the connection; idempotent."""
         self._connection.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from keystay.errors import ConfigurationError, SignerClosedError
-from keystay_aws_kms.settings import endpoint_problem, is_loopback
+from keystay_aws_kms.settings import endpoint_problem, is_aws, is_loopback
 
 if TYPE_CHECKING:
     from keystay_aws_kms.settings import Settings
@@ -145,8 +145,12 @@ class Connection:
 
     @property
     def endpoint(self) -> str | None:
-        """The endpoint that somebody named; None for AWS's own."""
-        return self._settings.endpoint
+        """The endpoint that somebody named, AWS's own configuration too; None for AWS's own."""
+        current = self._current
+        if self._settings.endpoint is not None or current is None:
+            return self._settings.endpoint
+        url: str = current[1].client.meta.endpoint_url
+        return None if is_aws(url) else url
 
     @property
     def where(self) -> str:

@@ -3,6 +3,7 @@
 | what we see                      | location       | source                                 |
 |----------------------------------|----------------|----------------------------------------|
 | an endpoint on this machine      | other-process  | nobody vouches for it: an emulator     |
+| a host name that is not AWS's    | remote-service | whoever runs it, not AWS               |
 | KMS answers, whatever the origin | remote-service | KMS API reference, KeyMetadata: Origin |
 
 That a key is in an HSM is what AWS says of its service; no answer shows it of this key, so the
@@ -15,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.custody import Custody, Fact
-from keystay_aws_kms.settings import is_loopback
+from keystay_aws_kms.settings import is_aws, is_loopback
 
 if TYPE_CHECKING:
     from keystay_aws_kms.metadata import KeyMetadata
@@ -52,8 +53,13 @@ def custody_of(metadata: KeyMetadata, endpoint: str | None) -> Custody:
             {name: Fact(value, "reported") for name, value in facts.items()},
         )
     if endpoint is not None:
-        reason = f"{reason} KMS was reached at {endpoint}, which the configuration names."
         facts["endpoint"] = endpoint
+        reason = (
+            f"{reason} KMS was reached at {endpoint}, which the configuration names."
+            if is_aws(endpoint)
+            else f"{endpoint} is not one of AWS's own host names: what it says of the key is not "
+            f"AWS's word. By what it says, {what}."
+        )
     return Custody(
         "remote-service",
         "reported",

@@ -55,21 +55,14 @@ class KmsKey:
         calls: The way to KMS; the key closes it.
         reference: The key as the user named it.
         deadline: When to give up opening it.
-        endpoint: The endpoint that somebody named, or None.
 
     Raises:
         KeyNotFoundError, KeyUnusableError, LoginError: As KMS says.
         BackendUnavailableError: KMS cannot be reached, or not in time.
     """
 
-    def __init__(
-        self,
-        calls: Calls,
-        reference: KeyReference,
-        deadline: Deadline,
-        endpoint: str | None = None,
-    ) -> None:
-        self._calls, self._endpoint = calls, endpoint
+    def __init__(self, calls: Calls, reference: KeyReference, deadline: Deadline) -> None:
+        self._calls = calls
         self._closed = False
         self._name = reference.text
         metadata = self._describe(deadline)
@@ -85,7 +78,7 @@ class KmsKey:
             algorithms=metadata.algorithms,
             key_id=self._arn,
             label=reference.alias or metadata.key_id,
-            custody=custody_of(metadata, endpoint),
+            custody=custody_of(metadata, calls.endpoint),
             created=metadata.made,
         )
 
@@ -102,7 +95,7 @@ class KmsKey:
         settings = Settings.read(uri, context.settings, reference.region)
         calls = Calls(Connection(settings))
         try:
-            return cls(calls, reference, deadline, settings.endpoint)
+            return cls(calls, reference, deadline)
         except BaseException:
             calls.close()
             raise
@@ -123,7 +116,7 @@ class KmsKey:
         """
         metadata = self._describe(deadline)
         self._check_same(metadata)
-        return custody_of(metadata, self._endpoint)
+        return custody_of(metadata, self._calls.endpoint)
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Sign in KMS; tries again, until the deadline, where that can help.

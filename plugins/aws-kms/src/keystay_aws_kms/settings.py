@@ -25,12 +25,14 @@ from keystay.errors import ConfigurationError, KeyURIError, did_you_mean
 if TYPE_CHECKING:
     from keystay.key_uri import KeyURI
 
-__all__ = ["Settings", "endpoint_problem", "is_loopback"]
+__all__ = ["Settings", "endpoint_problem", "is_aws", "is_loopback"]
 
 _QUERY = ("region", "profile", "endpoint")
 _KNOWN = (*_QUERY, "tags")
 _TABLE = "[backends.awskms]"
 _REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
+_AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws",
+        ".api.amazonwebservices.com.cn")  # fmt: skip
 _CREDENTIALS = re.compile(r"(?i)(?:access|secret|session|credential|token|password)")
 _CHAIN = (
     "keystay takes credentials as boto3 finds them: AWS_… variables, a profile, a role. "
@@ -111,6 +113,11 @@ def is_loopback(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def is_aws(url: str) -> bool:
+    """Whether a URL's host name is one of AWS's, so that TLS makes sure who answers."""
+    return (urlsplit(url).hostname or "").endswith(_AWS)
 
 
 def _refuse_credentials(uri: KeyURI, table: Mapping[str, object]) -> None:

@@ -37,7 +37,9 @@ class FakeKms:
     """Counts what happens to it."""
 
     def __init__(self) -> None:
-        self.meta = SimpleNamespace(region_name="eu-west-1", endpoint_url="https://kms")
+        self.meta = SimpleNamespace(
+            region_name="eu-west-1", endpoint_url="https://kms.eu-west-1.amazonaws.com"
+        )
         self.closed = 0
 
     def close(self) -> None:

@@ -25,7 +25,9 @@ ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890
 class FakeKms:
     """One key; notes how Sign is called."""
 
-    def __init__(self, spec: str, algorithm: str) -> None:
+    def __init__(
+        self, spec: str, algorithm: str, endpoint: str = "https://kms.eu-west-1.amazonaws.com"
+    ) -> None:
         private = (
             ec.generate_private_key(ec.SECP384R1())
             if spec == "ECC_NIST_P384"
@@ -36,7 +38,7 @@ class FakeKms:
         self.spec, self.algorithm = spec, algorithm
         self.signed: list[dict[str, Any]] = []
         self.closed = 0
-        self.meta = SimpleNamespace(region_name="eu-west-1", endpoint_url="https://kms")
+        self.meta = SimpleNamespace(region_name="eu-west-1", endpoint_url=endpoint)
 
     def describe_key(self, *, KeyId: str) -> dict[str, Any]:  # noqa: N803
         metadata = {
@@ -115,6 +117,24 @@ def test_ed25519() -> None:
     with pytest.raises(AlgorithmError, match="only its hash"):
         key.sign(request("EdDSA", None))
     key.health(Deadline.after(5))  # an emulator that knows no DryRun
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "location", "said"),
+    [
+        ("https://kms.eu-west-1.amazonaws.com", "remote-service", "signs in AWS KMS"),
+        ("https://kms.eu-west-1.api.aws", "remote-service", "signs in AWS KMS"),
+        ("https://kms.example.org", "remote-service", "not AWS's word"),
+        ("http://127.0.0.1:4566", "other-process", "an emulator, not AWS"),
+        ("https://amazonaws.com.example.org", "remote-service", "not AWS's word"),
+    ],
+)
+def test_custody_by_where_it_is_reached(endpoint: str, location: str, said: str) -> None:
+    """Whoever named the endpoint, the client says which one it uses."""
+    key = opened(FakeKms("ECC_NIST_P384", "ECDSA_SHA_384", endpoint))
+    for custody in (key.describe().custody, key.custody_now(Deadline.after(5))):
+        assert (location, True) == (custody.location, said in custody.reason)
+        assert ("endpoint" in custody.facts) is ("signs in AWS KMS" not in said)
 
 
 def test_capabilities() -> None:
