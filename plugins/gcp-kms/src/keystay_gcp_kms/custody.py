@@ -94,7 +94,7 @@ def _judge(
         return Custody(
             "remote-service",
             "reported",
-            f"{settings.endpoint} is not one of Google's own host names: what it says of hardware "
+            f"{settings.host} is not one of Google's own host names: what it says of hardware "
             "is not Google's word.",
             reported,
         )

@@ -16,6 +16,7 @@ credentials. Every other gets TLS and Google's Application Default Credentials.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, cast
@@ -36,6 +37,7 @@ _ENDPOINT = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>\d{1,5}))?\Z"
 )
 _GOOGLE = ".googleapis.com"
+_UNIVERSE = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"  # of partners who run Google's software themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,16 @@ class Settings:
             return False
 
     @property
+    def host(self) -> str:
+        """The host name that is asked, as Google's library chooses it where nobody names one."""
+        if self.endpoint is not None:
+            return _host(self.endpoint)
+        return f"cloudkms.{os.environ.get(_UNIVERSE, _GOOGLE[1:])}"
+
+    @property
     def is_google(self) -> bool:
         """Whether TLS makes sure that Google answers."""
-        return self.endpoint is None or _host(self.endpoint).lower().endswith(_GOOGLE)
+        return self.host.lower().endswith(_GOOGLE)
 
 
 def _choice(uri: KeyURI, table: Mapping[str, object], name: str, allowed: tuple[str, ...]) -> str:

@@ -192,6 +192,13 @@ class TestCustody:
         """An HSM on somebody else's word is none."""
         assert location == judge("HSM", Settings(endpoint=endpoint), {}).location
 
+    def test_universe(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Google's library can be led to a partner's cloud, which is not Google either."""
+        monkeypatch.setenv("GOOGLE_CLOUD_UNIVERSE_DOMAIN", "partner.example")
+        custody = judge("HSM", Settings(), {})
+        assert "remote-service" == custody.location
+        assert "cloudkms.partner.example is not one of Google's" in custody.reason
+
 
 class TestAlgorithms:
     """Google's names against JWS."""
