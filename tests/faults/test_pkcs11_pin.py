@@ -249,31 +249,76 @@ def test_one_login_for_many(shimmed: ShimmedToken) -> None:
     assert [CKR_OK, CKR_OK] == shimmed.logins()
 
 
-def test_always_authenticate(shimmed: ShimmedToken) -> None:
-    """A key that wants the PIN for each signature gets it."""
+@pytest.fixture
+def careful(shimmed: ShimmedToken) -> ShimmedToken:
+    """The shimmed token, with a key that wants the PIN for each signature."""
     shimmed.token.pkcs11_tool(
         "--login", "--keypairgen", "--key-type", "EC:secp256r1", "--label", "careful", "--id", "07",
         "--usage-sign", "--always-auth",
     )  # fmt: skip
-    shimmed.run(
+    return shimmed
+
+
+def test_always_authenticate(careful: ShimmedToken) -> None:
+    """A key that wants the PIN for each signature gets it."""
+    careful.run(
         """
         with keystay.open_signer(sys.argv[1]) as signer:
             assert signer.custody.facts["always_authenticate"].value is True
             signer.sign(b"one"), signer.sign(b"two")
         """,
-        shimmed.key_uri("careful"),
+        careful.key_uri("careful"),
     )
 
-    assert [CKR_OK] * 3 == shimmed.logins()
+    assert [CKR_OK] * 3 == careful.logins()
 
 
-def test_pin_changed_for_careful_key(shimmed: ShimmedToken) -> None:
+@pytest.mark.parametrize(("flag", "code", "hint"), FLAGS.values(), ids=FLAGS)
+def test_flags_refuse_careful_key(careful: ShimmedToken, flag: int, code: str, hint: str) -> None:
+    """Where one failure more would lock the token, the PIN of a signature is not sent either."""
+    output = careful.run(
+        f"""
+        with keystay.open_signer(sys.argv[1]) as signer:
+            shim.token_flags(on={flag})
+            try:
+                signer.sign(b"message")
+            except errors.LoginError as error:
+                print(error.code, error)
+            else:
+                raise SystemExit("signed")
+        """,
+        careful.key_uri("careful"),
+    )
+
+    assert code == output.split()[0]
+    assert hint in output
+    assert [CKR_OK] == careful.logins()
+
+
+@pytest.mark.parametrize("value", [0xA0, 0xA1, 0xA2])
+def test_refused_for_careful_key(careful: ShimmedToken, value: int) -> None:
+    """A PIN that a signature was refused for is not sent again, whatever is wrong with it."""
+    careful.run(
+        f"""
+        with keystay.open_signer(sys.argv[1]) as signer:
+            shim.fail("C_Login", {value})
+            for _ in range(3):
+                try:
+                    signer.sign(b"message")
+                except errors.LoginError:
+                    pass
+                else:
+                    raise SystemExit("signed")
+        """,
+        careful.key_uri("careful"),
+    )
+
+    assert [CKR_OK, value] == careful.logins()
+
+
+def test_pin_changed_for_careful_key(careful: ShimmedToken) -> None:
     """Eight threads sign with a key that wants the PIN each time: a wrong one is tried once."""
-    shimmed.token.pkcs11_tool(
-        "--login", "--keypairgen", "--key-type", "EC:secp256r1", "--label", "careful", "--id", "07",
-        "--usage-sign", "--always-auth",
-    )  # fmt: skip
-    shimmed.run(
+    careful.run(
         """
         import threading
         codes, start = [], threading.Barrier(8)
@@ -290,10 +335,64 @@ def test_pin_changed_for_careful_key(shimmed: ShimmedToken) -> None:
             [t.start() for t in threads], [t.join() for t in threads]
         assert codes == ["pin-incorrect"] * 8, codes
         """,
-        shimmed.key_uri("careful"),
+        careful.key_uri("careful"),
     )
 
-    assert [CKR_OK, CKR_PIN_INCORRECT] == shimmed.logins()
+    assert [CKR_OK, CKR_PIN_INCORRECT] == careful.logins()
+
+
+def test_careful_key_left_behind(careful: ShimmedToken) -> None:
+    """Behind p11-kit a call may never return: its turn passes to others at the next restart.
+
+    Whoever waited for that turn signs on the new connection, and a waiter that nobody waits for
+    any more uses no handle of the old one, also when its turn comes.
+    """
+    careful.run(
+        """
+        import threading, time
+        shim.vendor("Acme")
+        uri = sys.argv[1]
+        def waits_for(condition):
+            until = time.monotonic() + 10
+            while not condition():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+        with (
+            keystay.open_signer(uri) as signer,
+            keystay.open_signer(uri.replace("careful", "epic")) as other,
+        ):
+            other.sign(b"before")
+            module = signer._key._module
+            module._remoted, module._quiet = True, 0.3
+            shim.hang("C_Sign", 1)
+            made = []
+            def stranded():
+                try:
+                    signer.sign(b"hangs", timeout=0.2)
+                except errors.BackendTimeoutError:
+                    made.append("gave up")
+            thread = threading.Thread(target=stranded)
+            thread.start(), thread.join()
+            asked = shim.calls("C_SignInit")
+            waiting = threading.Thread(
+                target=lambda: made.append(signer.sign(b"waits", timeout=8))
+            )
+            waiting.start()
+            time.sleep(0.2)
+            assert shim.calls("C_SignInit") == asked  # it is not its turn
+            workers = module.workers
+            shim.fail("C_SignInit", 0x190, 1)
+            other.sign(b"restarts")
+            waiting.join()
+            assert made[0] == "gave up" and len(made) == 2
+            signer.sign(b"after", timeout=2)
+            asked = shim.calls("C_SignInit")
+            shim.release()
+            waits_for(lambda: not workers.hanging)
+            assert shim.calls("C_SignInit") == asked
+        """,
+        careful.key_uri("careful"),
+    )
 
 
 def test_pin_changed_meanwhile(shimmed: ShimmedToken) -> None:

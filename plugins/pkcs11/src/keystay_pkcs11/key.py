@@ -11,7 +11,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from pkcs11.exceptions import PinIncorrect, PKCS11Error
+from pkcs11.exceptions import PKCS11Error, SessionClosed
 
 from keystay.backends import BackendSignature, Deadline, KeyDescription
 from keystay.errors import AlgorithmError, KeyChangedError, KeyNotFoundError, SignerClosedError
@@ -22,7 +22,7 @@ from keystay_pkcs11.cryptoki import Mechanism
 from keystay_pkcs11.custody import gather, judge
 from keystay_pkcs11.errors import KeyVanishedError, is_lost_handle, mapped
 from keystay_pkcs11.keys import KeyQuery
-from keystay_pkcs11.login import Credentials, refused_pins
+from keystay_pkcs11.login import Credentials, check_flags, refused_pins
 from keystay_pkcs11.mechanisms import plans_for_key
 from keystay_pkcs11.selection import TokenQuery
 from keystay_pkcs11.settings import Settings
@@ -265,27 +265,32 @@ class Pkcs11Key:
             raise KeyVanishedError(error) from error
 
     def _signing(
-        self, binding: _Binding, session: Session, prepared: _Prepared, data: bytes
+        self,
+        binding: _Binding,
+        session: Session,
+        prepared: _Prepared,
+        data: bytes,
+        deadline: Deadline,
     ) -> Callable[[], bytes]:
         """What makes one signature, inside the module; it raises PKCS11Error."""
         cryptoki, handle, buffer = self._module.cryptoki, session.handle, session.buffer
         if not self._confirm:
             return partial(cryptoki.sign, handle, prepared.mechanism, binding.handle, data, buffer)
         # The key wants the PIN each time (CKA_ALWAYS_AUTHENTICATE).
-        token = self._token
-        place = token.place
-        pin = self._access.credentials.require_pin(place).reveal().encode()
+        token, connection = self._token, binding.connection
+        place, credentials = token.place, self._access.credentials
+        pin = credentials.require_pin(place).reveal().encode()
 
         def sign_confirmed() -> bytes:
-            with token.confirming:
-                refused_pins.check(token.identity, pin, place)
-                try:
+            with self._module.locked(token.confirming, deadline):
+                if not connection.alive:  # the module was started anew while this one waited
+                    raise SessionClosed
+                flags = connection.native.slot.get_token().flags
+                check_flags(flags, credentials.user_type, place)
+                with refused_pins.trying(token.identity, pin, place):
                     return cryptoki.sign_confirmed(
                         handle, prepared.mechanism, binding.handle, data, buffer, pin
                     )
-                except PinIncorrect:
-                    refused_pins.add(token.identity, pin)
-                    raise
 
         return sign_confirmed
 
@@ -356,7 +361,7 @@ class _Lease:
             assert session is not None
             try:
                 return connection.call(
-                    key._signing(self._binding, session, prepared, data),
+                    key._signing(self._binding, session, prepared, data, deadline),
                     deadline,
                     given_up=self._retire,
                     late=partial(connection.close_session, session),

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,6 +113,20 @@ class RefusedPins:
                 code="pin-incorrect",
             )
 
+    @contextmanager
+    def trying(self, token: TokenIdentity, pin: bytes, place: Place) -> Iterator[None]:
+        """Try a PIN in the block: not if it was refused before, and remembered if it is now.
+
+        Raises:
+            LoginError: It was.
+        """
+        self.check(token, pin, place)
+        try:
+            yield
+        except (PinIncorrect, PinInvalid, PinLenRange):
+            self.add(token, pin)
+            raise
+
     def _hash(self, pin: bytes) -> bytes:
         return hashlib.blake2b(pin, key=self._salt).digest()
 
@@ -213,12 +227,6 @@ def log_in(
         LoginError: The PIN is refused, or was before.
         BackendError: The token fails in another way.
     """
-    if pin is not None:
-        refused_pins.check(token, pin, place)
-    try:
-        with _one_login(token, place), mapped("logging in", place):
-            return cryptoki.login(session, user_type, pin)
-    except LoginError as error:
-        if pin is not None and isinstance(error.__cause__, PinIncorrect | PinInvalid | PinLenRange):
-            refused_pins.add(token, pin)
-        raise
+    trying = nullcontext() if pin is None else refused_pins.trying(token, pin, place)
+    with mapped("logging in", place), trying, _one_login(token, place):
+        return cryptoki.login(session, user_type, pin)

@@ -369,6 +369,8 @@ class Module:
         """Let go of the callers whose calls were inside when the module was started anew."""
         hanging, self.workers = self.workers, Workers(self.path)
         hanging.abandon(lambda: exception_for(CKR_DEVICE_ERROR))
+        for token in self.tokens.values():
+            token.abandon_confirming()
         # What a login of theirs came to will never be known.
         unanswered.difference_update([token for token in unanswered if token[0] == self.path])
 

@@ -120,6 +120,10 @@ class Token:
         self._lock = threading.Lock()
         self._connection = None
         self.circuit.after_fork()
+        self.abandon_confirming()
+
+    def abandon_confirming(self) -> None:
+        """Leave the lock to whoever holds it and does not come back."""
         self.confirming = threading.Lock()
 
     def connected_in(self, epoch: int) -> bool:
