@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
@@ -258,12 +259,14 @@ def test_exit_without_closing(shimmed: ShimmedToken) -> None:
     )
 
 
-def test_close_while_signing(shimmed: ShimmedToken) -> None:
+@pytest.mark.parametrize("vendor", ["SoftHSM", "Acme"])
+def test_close_while_signing(shimmed: ShimmedToken, vendor: str) -> None:
     """Closing while others sign lets them finish or tells them; nothing crashes."""
     shimmed.run(
-        """
+        f"shim.vendor({vendor!r})\n"
+        + textwrap.dedent("""
         import threading, time
-        shim.delay("C_Sign", 0.02)
+        shim.delay("C_Sign", 0.02), shim.delay("C_SignInit", 0.02)
         unexpected = []
         def work(signer):
             try:
@@ -280,9 +283,57 @@ def test_close_while_signing(shimmed: ShimmedToken) -> None:
             time.sleep(0.1)
             signer.close()
             [t.join() for t in threads]
+            # Nothing is left: no session, no login, and the module as it was before.
+            assert shim.sessions() == 0, shim.sessions()
+            assert shim.calls("C_Login") == shim.calls("C_Logout")
+            assert shim.calls("C_Initialize") == shim.calls("C_Finalize")
         assert not unexpected, unexpected
-        """,
+        """),
         shimmed.key_uri("epic"),
+    )
+
+
+@pytest.mark.parametrize("vendor", ["SoftHSM", "Acme"])
+def test_close_beside_another_token(shimmed: ShimmedToken, vendor: str) -> None:
+    """As above where another signer keeps the module: the token that was closed is left alone."""
+    shimmed.token.add_token("second")
+    shimmed.token.label = "second"
+    shimmed.token.generate_key("EC:secp256r1", "epic")
+    second = shimmed.key_uri("epic")
+    shimmed.run(
+        f"shim.vendor({vendor!r})\n"
+        + textwrap.dedent("""
+        import threading, time
+        first, second = sys.argv[1:]
+        shim.delay("C_Sign", 0.02), shim.delay("C_SignInit", 0.02)
+        unexpected = []
+        def work(signer):
+            try:
+                while True:
+                    signer.sign(b"message")
+            except errors.SignerClosedError:
+                pass
+            except BaseException as error:
+                unexpected.append(error)
+        with keystay.open_signer(second) as kept:
+            kept.sign(b"before")
+            sessions, logins = shim.sessions(), shim.calls("C_Login")
+            for number in range(1, 6):
+                signer = keystay.open_signer(first)
+                threads = [threading.Thread(target=work, args=(signer,)) for _ in range(4)]
+                [t.start() for t in threads]
+                time.sleep(0.1)
+                signer.close()
+                [t.join() for t in threads]
+                assert shim.sessions() == sessions, shim.sessions()
+                assert shim.calls("C_Login") == logins + number
+                assert shim.calls("C_Logout") == number
+            assert shim.calls("C_Finalize") == 0
+            kept.sign(b"after")
+        assert not unexpected, unexpected
+        """),
+        second.replace("token=second", "token=keystay-fresh"),
+        second,
     )
 
 

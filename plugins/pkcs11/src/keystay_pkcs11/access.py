@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pkcs11.exceptions import PKCS11Error
 
 from keystay.backends import Deadline
-from keystay_pkcs11.errors import KeyVanishedError, ckr_name, is_lost, translate
+from keystay_pkcs11.errors import KeyVanishedError, ckr_name, closed, is_lost, translate
 
 if TYPE_CHECKING:
     from keystay_pkcs11.connection import Connection
@@ -44,11 +44,13 @@ class Access:
         self.token = token
         self.module_path = module_path
         self.credentials = credentials
+        self._closed = False
 
     def connect(self, deadline: Deadline) -> Connection:
         """The connection of now, logged in.
 
         Raises:
+            SignerClosedError: It is closed.
             BackendError: It cannot be had.
         """
         return self._connect("opening a session", deadline)
@@ -109,11 +111,22 @@ class Access:
 
     def close(self) -> None:
         """Let go of the token."""
+        self._closed = True
         self.token.release()
+
+    def check_open(self) -> None:
+        """Nothing is recovered for whoever has closed it meanwhile.
+
+        Raises:
+            SignerClosedError: It is closed.
+        """
+        if self._closed:
+            raise closed(self.token.place)
 
     def _connect(self, what: str, deadline: Deadline, *, has_restarted: bool = False) -> Connection:
         module = self.token.module
         while True:
+            self.check_open()
             try:
                 return self.token.connect(self.credentials, deadline)
             except PKCS11Error as error:
@@ -139,11 +152,13 @@ class Climb:
         """A connection that may work, after `error` on one that did not.
 
         Raises:
+            SignerClosedError: The access was closed meanwhile: no wonder then.
             BackendError: The error is none that recovery mends, or recovery failed.
         """
         access, token = self._access, self._access.token
         if not is_lost(error):
             raise translate(error, self._what, token.place) from error
+        access.check_open()
         if not connection.alive:  # another thread has restarted the module since: no rung of ours
             return access.connect(deadline)
         if not self._has_logged_in and ckr_name(error) != "CKR_CRYPTOKI_NOT_INITIALIZED":

@@ -24,6 +24,7 @@ from keystay.errors import (
     KeyNotFoundError,
     KeyUnusableError,
     LoginError,
+    SignerClosedError,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "KeyVanishedError",
     "Place",
     "ckr_name",
+    "closed",
     "exception_for",
     "is_lost",
     "is_lost_handle",
@@ -107,6 +109,13 @@ def _classes() -> dict[str, type[PKCS11Error]]:
 
 _CLASSES = _classes()
 _NAMES = {kind: name for name, kind in _CLASSES.items()}
+
+
+def closed(place: Place) -> SignerClosedError:
+    """The error for what is used while, or after, it is closed."""
+    return SignerClosedError(
+        f"What was open on {place} was closed meanwhile.", hint="Close it after its last use."
+    )
 
 
 def ckr_name(error: PKCS11Error) -> str:

@@ -14,7 +14,7 @@ from keystay.errors import BackendUnavailableError, KeyNotFoundError, LoginError
 from keystay_pkcs11 import registry
 from keystay_pkcs11.circuit import Circuit
 from keystay_pkcs11.connection import Connection
-from keystay_pkcs11.errors import Place, is_lost, mapped, translate
+from keystay_pkcs11.errors import Place, closed, is_lost, mapped, translate
 from keystay_pkcs11.selection import TokenFacts, TokenQuery, select
 
 if TYPE_CHECKING:
@@ -76,9 +76,11 @@ class Token:
 
         Raises:
             LoginError, SecretError: As `Connection.log_in`.
+            SignerClosedError: Nobody uses it any more.
             BackendUnavailableError: The module does not start, or the token is gone.
             PKCS11Error: The token fails.
         """
+        self._check_used()
         epoch = self.module.start(deadline)
         connection = self._connection
         if connection is not None and connection.epoch == epoch:
@@ -86,8 +88,10 @@ class Token:
         with self.module.locked(self._lock, deadline):
             connection = self._connection
             if connection is None or connection.epoch != epoch:
-                connection = self._connect(credentials, deadline)
-                self._connection = connection
+                try:
+                    self._connection = connection = self._connect(credentials, deadline)
+                finally:
+                    self._check_used()
             return connection
 
     def log_in_again(
@@ -97,10 +101,13 @@ class Token:
 
         Raises:
             LoginError, SecretError, PKCS11Error: As `Connection.log_in`.
+            SignerClosedError: Nobody uses it any more.
         """
         with self.module.locked(self._lock, deadline):
+            self._check_used()
             connection.pool.flush()
             connection.log_in(credentials, deadline)
+            self._check_used(connection)
 
     def release(self) -> None:
         """One user less; the last one logs out and closes the sessions."""
@@ -110,9 +117,7 @@ class Token:
             if last:
                 self.module.tokens.pop((self.facts.label, self.facts.serial), None)
         if last:
-            connection, self._connection = self._connection, None
-            if connection is not None and self.module.pid == os.getpid():
-                connection.close()
+            self._disconnect()
         registry.release(self.module)
 
     def after_fork(self) -> None:
@@ -129,6 +134,24 @@ class Token:
     def connected_in(self, epoch: int) -> bool:
         """Whether it has a connection of that epoch of its module."""
         return self._connection is not None and self._connection.epoch == epoch
+
+    def _check_used(self, connection: Connection | None = None) -> None:
+        """Leave nothing behind, of `connection` either, once the last user has let go.
+
+        Raises:
+            SignerClosedError: It has.
+        """
+        if not self.users:
+            self._disconnect()
+            if connection is not None:
+                connection.close()
+            self.module.stop()
+            raise closed(self.place)
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self.module.pid == os.getpid():
+            connection.close()
 
     def _connect(self, credentials: Credentials, deadline: Deadline) -> Connection:
         for pause in (*_PAUSES, None):
