@@ -120,6 +120,99 @@ def test_restarts_are_rare_whatever_fails(shimmed: ShimmedToken) -> None:
     assert {CKR_OK} == set(shimmed.logins())
 
 
+def test_restarts_that_fail_are_rare_too(shimmed: ShimmedToken) -> None:
+    """One that does not end in time counts as well, and so does one after which nothing works."""
+    shimmed.run(
+        """
+        import time
+        shim.vendor("Acme")
+        with keystay.open_signer(sys.argv[1]) as signer:
+            signer.sign(b"before")
+            shim.fail("C_SignInit", 0x190), shim.fail("C_GetSlotList", 0x30)
+            shim.hang("C_Finalize", 1)
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                try:
+                    signer.sign(b"down", timeout=0.5)
+                except errors.BackendUnavailableError:
+                    shim.release()
+                else:
+                    raise SystemExit("signed")
+            assert shim.calls("C_Finalize") == 1, shim.calls("C_Finalize")
+            shim.fail("C_SignInit", 0, 0), shim.fail("C_GetSlotList", 0, 0)
+            signer._key._token.circuit._next = 0.0
+            signer.sign(b"back")
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+
+def test_restarts_are_rare_while_the_token_is_missing(shimmed: ShimmedToken) -> None:
+    """A device is looked at again and again, and started anew once; it may be used by others."""
+    shimmed.run(
+        """
+        import time
+        shim.vendor("Acme")
+        with keystay.open_signer(sys.argv[1]) as signer:
+            signer.sign(b"before")
+            shim.fail("C_SignInit", 0x190), shim.fail("C_GetTokenInfo", 0xE0)
+            until = time.monotonic() + 3
+            while time.monotonic() < until:
+                try:
+                    signer.sign(b"missing")
+                except errors.BackendUnavailableError:
+                    pass
+                else:
+                    raise SystemExit("signed")
+            assert shim.calls("C_Finalize") == 1, shim.calls("C_Finalize")
+            shim.fail("C_SignInit", 0, 0), shim.fail("C_GetTokenInfo", 0, 0)
+            signer._key._token.circuit._next = 0.0
+            signer.sign(b"back")
+            assert shim.calls("C_Finalize") == 1, shim.calls("C_Finalize")
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+
+def test_restart_that_calls_do_not_let_through(shimmed: ShimmedToken) -> None:
+    """While a call hangs, no other is held up again and again for a restart that cannot be."""
+    shimmed.token.add_token("second")
+    shimmed.token.label = "second"
+    shimmed.token.generate_key("EC:secp256r1", "epic")
+    second = shimmed.key_uri("epic")
+    shimmed.run(
+        """
+        import threading, time
+        shim.vendor("Acme")
+        first, second = sys.argv[1:]
+        with keystay.open_signer(first) as down, keystay.open_signer(second) as up:
+            down.sign(b"before"), up.sign(b"before")
+            shim.hang("C_Sign", 1)
+            try:
+                down.sign(b"hangs", timeout=0.2)
+            except errors.BackendTimeoutError:
+                pass
+            def lost():
+                shim.fail("C_SignInit", 0x190, 1)
+                try:
+                    down.sign(b"lost")
+                except errors.BackendUnavailableError as error:
+                    return error.code
+                raise SystemExit("signed")
+            assert lost() == "module-busy"
+            started = time.monotonic()
+            assert lost() == "device-lost"
+            for _ in range(10):
+                up.sign(b"goes on")
+            assert time.monotonic() - started < 1.5
+            shim.release()
+            assert shim.calls("C_Finalize") == 0
+        """,
+        second.replace("token=second", "token=keystay-fresh"),
+        second,
+    )
+
+
 def test_pin_errors_do_not_open_it(shimmed: ShimmedToken) -> None:
     """A refused PIN is its own error each time, tried once, and says nothing of the device."""
     shimmed.run(

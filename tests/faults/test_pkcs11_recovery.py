@@ -246,6 +246,46 @@ def test_hanging_call_does_not_stop_the_others(shimmed: ShimmedToken) -> None:
     )
 
 
+@pytest.mark.parametrize("function", ["C_GetSlotList", "C_OpenSession"])
+def test_call_of_an_epoch_that_is_over(shimmed: ShimmedToken, function: str) -> None:
+    """Opening is let go by another thread's restart: it goes on in the new epoch at once."""
+    shimmed.token.add_token("second")
+    shimmed.token.label = "second"
+    shimmed.token.generate_key("EC:secp256r1", "epic")
+    second = shimmed.key_uri("epic")
+    shimmed.run(
+        f"""
+        import threading, time
+        shim.vendor("Acme")
+        first, second = sys.argv[1:]
+        with keystay.open_signer(first) as signer:
+            signer.sign(b"before")
+            module = signer._key._module
+            module._remoted, module._quiet = True, 0.3  # as behind p11-kit
+            shim.hang({function!r}, 1)
+            made, failed = [], []
+            def open_other():
+                try:
+                    with keystay.open_signer(second) as other:
+                        made.append(other.sign(b"opened"))
+                except errors.KeystayError as error:
+                    failed.append(error)
+            thread = threading.Thread(target=open_other)
+            asked = shim.calls({function!r})
+            thread.start()
+            while shim.calls({function!r}) == asked:
+                time.sleep(0.01)
+            shim.fail("C_SignInit", 0x190, 1)
+            signer.sign(b"restarts")
+            thread.join()
+            assert made and not failed, failed
+            assert shim.calls("C_Finalize") == 1
+        """,
+        second.replace("token=second", "token=keystay-fresh"),
+        second,
+    )
+
+
 def test_connection_killed(remoted: P11KitServer) -> None:
     """The process that holds the key is killed: the next signature is made by its successor."""
     with keystay.open_signer(remoted.key_uri("epic")) as signer:

@@ -127,13 +127,15 @@ class Access:
         module = self.token.module
         while True:
             self.check_open()
+            epoch = module.epoch
             try:
                 return self.token.connect(self.credentials, deadline)
             except PKCS11Error as error:
-                if not is_lost(error) or (has_restarted and not module.may_restart):
+                is_last = has_restarted and (not module.may_restart or module.epoch != epoch)
+                if not is_lost(error) or is_last:
                     raise translate(error, what, self.token.place) from error
-                has_restarted = True
-                module.restart(module.epoch, error, deadline)
+                has_restarted = True  # by another thread, if that epoch is over
+                module.restart(epoch, error, deadline)
 
 
 class Climb:

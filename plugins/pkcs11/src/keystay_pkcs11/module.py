@@ -1,8 +1,10 @@
 """A loaded PKCS#11 module: one for each real path in a process, however many keys use it.
 
 It starts thread-safely, restarts when its device was lost (at most once in 30 s, with no other
-call inside), and starts afresh in a forked child. Each start is an *epoch*: handles of another
-epoch mean nothing.
+call inside), and starts afresh in a forked child. Modules that have no device of their own to
+disturb (SoftHSM and other software, p11-kit's client) are started anew more often, but only while
+the token is missing and no other one is in use. Each start is an *epoch*: handles of another epoch
+mean nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ RESTART_INTERVAL = 30.0
 _RETRY_INTERVAL = 0.5  # between attempts to start one that does not run
 _QUIET_SECONDS = 2.0  # that a restart waits for calls under way
 _REMOTED_QUIET_SECONDS = 0.5  # the same, where they may be left behind
+_PAUSE_WHEN_BUSY = 5  # after one that they did not let through: so many times what it waited
 
 # Manufacturers whose module neither notices a fork nor gives the child a connection of its own:
 # what the child says to the device, C_Finalize included, garbles what the parent says.
@@ -74,6 +77,8 @@ class Module:
         ConfigurationError: It cannot be loaded, or is no PKCS#11 module.
     """
 
+    _unconfirmed: bool
+
     def __init__(self, path: str, init_args: str | None) -> None:
         self.path = path
         self.place = Place(path)
@@ -100,8 +105,7 @@ class Module:
         self._ours = False  # nobody else in this process had initialised it
         self._stale = False  # finalise before the next start
         self._next_start = 0.0
-        self._restarted = -RESTART_INTERVAL
-        self._unconfirmed = False
+        self._forget_restarts()
         self._why = "it did not start."
 
     def __repr__(self) -> str:
@@ -115,7 +119,7 @@ class Module:
     @property
     def may_restart(self) -> bool:
         """Whether the last restart is long enough ago."""
-        return time.monotonic() >= self._restarted + RESTART_INTERVAL
+        return self._wait <= 0
 
     def load_again(self) -> None:
         """Begin anew with a module that nobody uses.
@@ -125,8 +129,7 @@ class Module:
         self.library = load(self.path)
         self.cryptoki = self.library.cryptoki
         self._next_start = 0.0
-        self._restarted = -RESTART_INTERVAL
-        self._unconfirmed = False
+        self._forget_restarts()
 
     def start(self, deadline: Deadline) -> int:
         """Start it unless it runs.
@@ -175,9 +178,8 @@ class Module:
         with self.locked(self._lock, deadline):
             if self.epoch != epoch or not self._ready:
                 return
-            wait = self._restarted + RESTART_INTERVAL - time.monotonic()
-            if wait > 0:
-                raise self._too_soon(wait) from error
+            if not self.may_restart:
+                raise self._too_soon(self._wait) from error
             logger.warning(
                 "Restarting %s after %s.",
                 self.place,
@@ -185,9 +187,7 @@ class Module:
                 extra={"event": "module-restarted"},
             )
             self._why = ckr_name(error)
-            self._unconfirmed = True
-            self._start_alone(deadline, again=True)
-            self._restarted = time.monotonic()
+            self._start_alone(deadline, again=True, counts=True)
 
     def confirm(self) -> None:
         """A token of this epoch was reached: a restart, if there was one, ends only here."""
@@ -199,7 +199,8 @@ class Module:
         """Start anew because a token is missing, but not while another one is in use.
 
         SoftHSM does not see a token that another process is just writing to (which it does at
-        every login), and p11-kit's client, started without its server, never looks again.
+        every login), and p11-kit's client, started without its server, never looks again. Of
+        other modules a few see a token only then: they are started anew at most every 30 s.
 
         Returns:
             Whether it makes sense to look again.
@@ -209,12 +210,15 @@ class Module:
                 return True
             if any(token.connected_in(epoch) for token in self.tokens.values()):
                 return False
-            self._start_alone(deadline, again=True)
+            if self._is_light or self.may_restart:
+                self._start_alone(deadline, again=True, counts=not self._is_light)
             return True
 
     def give_up(self, epoch: int) -> None:
         """A token stays missing: start anew at the next attempt, which waits a moment."""
         with self._lock:
+            if not self._is_light:
+                return  # it is started anew when it may be
             if self.epoch == epoch and not any(
                 token.connected_in(epoch) for token in self.tokens.values()
             ):
@@ -297,7 +301,7 @@ class Module:
         self._is_parents = self._is_parents or (self._ready and self._shares_connection())
         self._end_epoch()
         self._next_start = 0.0
-        self._restarted = -RESTART_INTERVAL
+        self._forget_restarts()
         for token in self.tokens.values():
             token.after_fork()
 
@@ -330,22 +334,26 @@ class Module:
         finally:
             gate.leave(generation)
 
-    def _start_alone(self, deadline: Deadline, *, again: bool) -> None:
+    def _start_alone(self, deadline: Deadline, *, again: bool, counts: bool = False) -> None:
         """Initialise with nobody else inside; `again` after finalising.
+
+        One that `counts` is not done for a while after, whether it succeeds or not.
 
         Raises:
             BackendUnavailableError: It does not start.
             BackendTimeoutError: Calls under way, or this one, did not return.
         """
         epoch = self.epoch
+        seconds = min(deadline.remaining, self._quiet)
 
         def alone() -> None:
-            with self.gate.alone(
-                min(deadline.remaining, self._quiet), force=self._remoted
-            ) as indeed:
+            with self.gate.alone(seconds, force=self._remoted) as indeed:
                 if self.epoch != epoch:
                     return  # somebody else has done it
                 if again:
+                    if counts:
+                        self._restarted = time.monotonic()
+                        self._unconfirmed = True
                     self._end_epoch()
                     self._stale = True
                     if not indeed:
@@ -358,6 +366,8 @@ class Module:
             self._starter.run(alone, deadline)
         except BackendUnavailableError as error:
             self._why = error.message
+            if error.code == "module-busy":  # nobody could call it meanwhile
+                self._busy_until = time.monotonic() + _PAUSE_WHEN_BUSY * seconds
             raise
 
     def _finalize(self, quiet: float) -> None:
@@ -398,6 +408,20 @@ class Module:
         made_by = self.library.manufacturer_id.lower()
         return self.refuse_after_fork or any(word in made_by for word in _SHARES_CONNECTION)
 
+    @property
+    def _wait(self) -> float:
+        """Seconds until it may be restarted."""
+        return max(self._restarted + RESTART_INTERVAL, self._busy_until) - time.monotonic()
+
+    @property
+    def _is_light(self) -> bool:
+        """Whether starting it anew disturbs no device."""
+        return self.computes_here or self._remoted
+
+    def _forget_restarts(self) -> None:
+        self._restarted, self._busy_until = -RESTART_INTERVAL, 0.0
+        self._unconfirmed = False
+
     def _end_epoch(self) -> None:
         self._ready = False
         self.epoch += 1
@@ -405,7 +429,7 @@ class Module:
     def _too_soon(self, wait: float) -> BackendUnavailableError:
         return BackendUnavailableError(
             f"The device behind {self.place} was lost and does not answer as it should.",
-            cause=f"It was started anew a moment ago, which is not done again for {wait:.1f} s. "
+            cause=f"A restart was tried a moment ago, which is not done again for {wait:.1f} s. "
             f"What went wrong: {self._why}",
             hint="Check the device, its daemon and its log.",
             code="device-lost",

@@ -225,13 +225,14 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
     """
     module = registry.acquire(settings, deadline)
     try:
+        epoch = module.epoch
         try:
             found, trouble = module.present_tokens(deadline)
         except PKCS11Error as error:
             # A signer opened earlier may have this module running on a connection that is dead.
             if not is_lost(error):
                 raise translate(error, "listing the tokens", module.place) from error
-            module.restart(module.epoch, error, deadline)
+            module.restart(epoch, error, deadline)
             module.start(deadline)
             with mapped("listing the tokens", module.place):
                 found, trouble = module.present_tokens(deadline)
