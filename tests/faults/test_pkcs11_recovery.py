@@ -98,6 +98,30 @@ def test_key_handle_lost(shimmed: ShimmedToken, value: int) -> None:
     assert [CKR_OK] == shimmed.logins()
 
 
+def test_key_found_again_counts_as_new(shimmed: ShimmedToken) -> None:
+    """Its first signature is verified again under verify="first", in every session."""
+    shimmed.run(
+        f"""
+        from keystay.algorithms import get
+        from keystay.backends import Deadline, SignRequest
+        with keystay.open_signer(sys.argv[1], verify="first") as signer:
+            key, algorithm = signer._key, get("ES256")
+            def numbers():
+                request = SignRequest(algorithm, b"x", algorithm.digest(b"x"), Deadline.after(5))
+                with key.lease(request.deadline) as one, key.lease(request.deadline) as two:
+                    return {{one.sign(request).session, two.sign(request).session}}
+            before = numbers()
+            signer.health()
+            assert 2 == len(before) and before == numbers()
+            shim.fail("C_SignInit", {p11shim.CKR_KEY_HANDLE_INVALID}, 1)
+            signer.sign(b"lost")
+            assert not before & numbers()
+            assert shim.calls("C_Finalize") == 0
+        """,
+        shimmed.key_uri("epic"),
+    )
+
+
 def test_lost_for_good(shimmed: ShimmedToken) -> None:
     """A device that goes on failing: once more on each rung, an error, good when it is back."""
     output = shimmed.run(

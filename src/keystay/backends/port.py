@@ -118,7 +118,8 @@ class BackendSignature(NamedTuple):
         encoding: `raw` (RSA octets, ECDSA r‖s, RFC 8032) or `der` (ECDSA, RFC 3279 §2.2.3).
         key_id: The backend's own id of the key that signed, *this* time.
         request_id: The backend's id of the request, for its logs.
-        session: Changes whenever the backend has opened a new session or connection.
+        session: Changes whenever the backend has opened a new session or connection, or has
+            found its key anew.
     """
 
     value: bytes

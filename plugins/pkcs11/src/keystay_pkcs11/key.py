@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -40,13 +41,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Pkcs11Key", "open_access"]
 
+_searches = itertools.count(1)
+
 
 class _Binding(NamedTuple):
-    """Where the key is in one connection."""
+    """Where the key is in one connection; the number is that of the search that found it."""
 
     connection: Connection
     epoch: int
     handle: int
+    number: int
+
+    def is_as(self, other: _Binding) -> bool:
+        """Whether it was found where it was before."""
+        return self[:3] == other[:3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +201,8 @@ class Pkcs11Key:
         """
         self._check_open()
         found, _ = self._access.run("finding the key", deadline, self._look_again)
-        self._binding = found[2]
+        if not found[2].is_as(self._binding):
+            self._binding = found[2]
 
     def close(self) -> None:
         """Let go of the key; the last user of the token logs out. Idempotent."""
@@ -254,7 +263,8 @@ class Pkcs11Key:
                 cause="The token came back with a new key under the same label and id.",
                 hint="Publish the new public key first, then open the signer again.",
             )
-        return private, public, _Binding(connection, connection.epoch, private.handle)
+        binding = _Binding(connection, connection.epoch, private.handle, next(_searches))
+        return private, public, binding
 
     def _look_again(
         self, connection: Connection, session: Session
@@ -349,7 +359,9 @@ class _Lease:
         if circuit.reason is not None:
             circuit.ended(self._probing)
             self._probing = False
-        return BackendSignature(value, "raw", key._id, None, self._session.number)
+        # What is found anew is to be verified anew, in each session.
+        number = (self._binding.number << 32) + self._session.number
+        return BackendSignature(value, "raw", key._id, None, number)
 
     def _sign(self, prepared: _Prepared, data: bytes, deadline: Deadline) -> bytes:
         """Sign; after a loss once more on each rung of the ladder."""
