@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from keystay.testing.signer_contract import OpenSigner
 
 KEY = os.environ["KEYSTAY_TEST_KEY"]
-GIVEN = "the key is given: nothing here may replace it"
+GIVEN = {
+    "swap": "the key is given: nothing here may replace it",
+    "secrets": "credentials and PIN are found as always: nobody tells them here",
+}
 
 
 class TestAnyKey(SignerContract):
     ecdsa_signatures = 100
     soak_signatures = 5
-    cannot: ClassVar = {"swap": GIVEN, **json.loads(os.environ.get("KEYSTAY_TEST_CANNOT", "{}"))}
+    cannot: ClassVar = {**GIVEN, **json.loads(os.environ.get("KEYSTAY_TEST_CANNOT", "{}"))}
 
     @pytest.fixture
     def open_signer(self) -> OpenSigner:

@@ -28,7 +28,6 @@ class TestAwsKms(SignerContract):
 
     keys = tuple(SPECS)
     cannot: ClassVar = {"long": "Ed25519 needs MessageType RAW, which AWS limits to 4096 bytes"}
-    ecdsa_signatures = 100
     soak_signatures = 5
 
     @pytest.fixture

@@ -5,11 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from keystay import Signer
+from keystay.errors import BackendUnavailableError
 from keystay.testing import SignerContract
+from tests.unit.fakes import FakeKey, RaisingKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+class Case(SignerContract):
+    """For tests of its tests."""
+
+
+def fake_signer() -> Signer:
+    return Signer(FakeKey(ec.generate_private_key(ec.SECP256R1())))
 
 
 def test_overriding_a_test_fails() -> None:
@@ -69,23 +84,55 @@ def test_too_few_signatures_fail() -> None:
         ({"ES384": " "}, "gives no reason"),
     ],
 )
-def test_wrong_tables_fail(cannot: dict[str, str], message: str | None) -> None:
+def test_wrong_tables_fail(
+    monkeypatch: pytest.MonkeyPatch, cannot: dict[str, str], message: str | None
+) -> None:
     """What the table says is compared with what the signer claims."""
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    from keystay import Signer
-    from tests.unit.fakes import FakeKey
-
-    class Case(SignerContract):
-        pass
-
-    Case.cannot = cannot
-    signer = Signer(FakeKey(ec.generate_private_key(ec.SECP256R1())))
+    monkeypatch.setattr(Case, "cannot", cannot)
+    signer = fake_signer()
     if message is None:
         Case().test_table_of_what_cannot_be_done(signer)
         return
     with pytest.raises(AssertionError, match=message):
         Case().test_table_of_what_cannot_be_done(signer)
+
+
+def test_no_secrets_without_a_reason_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for nothing proves nothing; nor does a secret that is empty."""
+    signer = fake_signer()
+    looks: tuple[Callable[[Sequence[str]], None], ...] = (
+        lambda secrets: Case().test_no_secret_in_repr(signer, secrets),
+        lambda secrets: Case().test_no_secret_in_pickle(signer, secrets),
+        lambda secrets: Case().test_no_secret_in_errors(lambda **_: signer, secrets),
+    )
+    for look in looks:
+        for secrets in ((), ("",)):
+            with pytest.raises(AssertionError, match="secret"):
+                look(secrets)
+    monkeypatch.setattr(Case, "cannot", {"secrets": "it needs none"})
+    looks[0](())
+    with pytest.raises(AssertionError, match="given all the same: secrets"):
+        looks[0](("a secret",))
+
+
+def test_swap_that_changes_nothing_fails() -> None:
+    """The key that goes on signing may be the only one there is."""
+    signer = fake_signer()
+    with pytest.raises(AssertionError, match="swap_key changed nothing"):
+        Case().test_key_swap(lambda **_: signer, lambda: None)
+
+
+def test_swap_noticed_by_accident_fails() -> None:
+    """An error that has nothing to do with the other key does not show that it was noticed."""
+    error = BackendUnavailableError("The network is down.")
+    key = RaisingKey(ec.generate_private_key(ec.SECP256R1()), error=error, method="none")
+    signer = Signer(key)
+
+    def swap() -> None:
+        key.method = "sign"
+
+    with pytest.raises(BackendUnavailableError):
+        Case().test_key_swap(lambda **_: signer, swap)
 
 
 def test_a_class_without_the_fixture_says_so(tmp_path: Path) -> None:

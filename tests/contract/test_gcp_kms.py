@@ -13,6 +13,7 @@ import pytest
 import keystay
 from keystay.testing import SignerContract
 from tests.support.gcp_kms_server import key_for
+from tests.support.private_keys import spellings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,6 @@ FIXED = "Google fixes a key's algorithm when the key is made"
 class GcpKmsContract(SignerContract):
     """What the families share."""
 
-    ecdsa_signatures = 100
     soak_signatures = 5
 
     @pytest.fixture
@@ -40,6 +40,11 @@ class GcpKmsContract(SignerContract):
             return keystay.open_signer(uri, **options)
 
         return open_signer
+
+    @pytest.fixture
+    def secrets(self, open_signer: OpenSigner, gcp_kms: GcpKmsServer) -> list[str]:
+        (version,) = gcp_kms.service.versions.values()
+        return spellings(version.private_key)
 
     @pytest.fixture
     def slow(self, gcp_kms: GcpKmsServer) -> Slow:

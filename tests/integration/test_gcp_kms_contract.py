@@ -11,6 +11,7 @@ import keystay
 from keystay.testing import SignerContract
 from tests.support.gcp_kms_server import KEY_RING, GcpKmsServer, key_for
 from tests.support.gcp_kms_server_rest import GcpKmsRestServer
+from tests.support.private_keys import spellings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,12 @@ class _Google(SignerContract):
             return keystay.open_signer(uris[args[0]], **options)
 
         return open_signer
+
+    @pytest.fixture
+    def secrets(self, kms: GcpKmsServer, open_signer: OpenSigner, contract_key: str) -> list[str]:
+        open_signer(contract_key).close()  # which makes the key
+        (version,) = kms.service.versions.values()
+        return spellings(version.private_key)
 
     @pytest.fixture
     def slow(self, kms: GcpKmsServer) -> Slow:

@@ -3,6 +3,10 @@
     from keystay.testing import SignerContract
 
     class TestMyBackend(SignerContract):
+        cannot = {
+            "secrets": "it needs no PIN", "slow": "it waits for nothing", "swap": "it has one key",
+        }
+
         @pytest.fixture
         def open_signer(self):
             return lambda **options: keystay.open_signer("my:key", **options)
@@ -36,9 +40,9 @@ class SignerContract(SignatureTests, IdentityTests, LifetimeTests, SecrecyTests)
         cannot: What cannot be done, and why: a JWS algorithm that fits one of the keys and that
             the store has no mechanism for, or a key type that it cannot hold; `fork` when
             parent or child cannot sign after a fork, and get a `KeystayError`; `long` when EdDSA,
-            which takes the message whole, takes none of 5 KB; `slow` when nothing
-            can make the store slow and no lease can be taken; `swap` when a test cannot put another
-            key in the place of an opened one.
+            which takes the message whole, takes none of 5 KB; `secrets` when the tests know no
+            secret that could show; `slow` when nothing can make the store slow and no lease can be
+            taken; `swap` when a test cannot put another key in the place of an opened one.
         expected_location: Where the key is known to be, or None to accept what the signer says.
         ecdsa_signatures: How many ECDSA signatures to check; at least 50.
         soak_signatures: How many each of 8 threads makes.

@@ -64,7 +64,7 @@ class ContractBase:
 
     @pytest.fixture
     def secrets(self) -> Sequence[str]:
-        """Strings that must never show: the PIN, the token, the passphrase."""
+        """Strings that must never show: the PIN, the token, the passphrase, a private number."""
         return ()
 
     @pytest.fixture
@@ -101,6 +101,17 @@ class ContractBase:
     def signer(self, opened: Callable[..., Signer]) -> Signer:
         """The key under test, opened with defaults."""
         return opened()
+
+    def _hidden(self, secrets: Sequence[str]) -> Sequence[str]:
+        """The secrets to look for: none only where the table says why."""
+        if secrets:
+            assert all(secrets), "an empty secret shows everywhere"
+            assert "secrets" not in self.cannot, "in cannot, and given all the same: secrets"
+        else:
+            assert "secrets" in self.cannot, (
+                "provide the fixture secrets, or say in cannot['secrets'] why a test cannot"
+            )
+        return secrets
 
     def _too_long(self, algorithm: str) -> bool:
         return "long" in self.cannot and not ALGORITHMS[algorithm].digest_size

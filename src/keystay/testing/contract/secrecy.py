@@ -28,28 +28,29 @@ class SecrecyTests(ContractBase):
 
     def test_no_secret_in_repr(self, signer: Signer, secrets: Sequence[str]) -> None:
         """Neither the signer nor anything of the backend shows one, nor is it pickled."""
-        key = port_key(signer)
+        hidden, key = self._hidden(secrets), port_key(signer)
         result = key.sign(
             SignRequest(ALGORITHMS[signer.algorithm], MESSAGE, None, self._deadline())
         )
         for thing in (signer, key, key.describe(), signer.custody, result):
-            _check_shown(f"{thing!r} {thing!s} {thing}", secrets, f"a {type(thing).__name__}")
+            _check_shown(f"{thing!r} {thing!s} {thing}", hidden, f"a {type(thing).__name__}")
         with pytest.raises(TypeError):
             pickle.dumps(signer)
 
     def test_no_secret_in_pickle(self, signer: Signer, secrets: Sequence[str]) -> None:
         """The backend's key is not pickled, or without anything secret."""
+        hidden = self._hidden(secrets)
         try:
             pickled = pickle.dumps(port_key(signer))
         except Exception:  # noqa: BLE001  (pickle raises anything)
             return
-        _check_shown(pickled.decode("latin-1"), secrets, "the pickled key")
+        _check_shown(pickled.decode("latin-1"), hidden, "the pickled key")
 
     def test_no_secret_in_errors(
         self, opened: Callable[..., Signer], secrets: Sequence[str]
     ) -> None:
         """No error shows one, nor its causes, nor their tracebacks."""
-        signer = opened()
+        hidden, signer = self._hidden(secrets), opened()
         key = port_key(signer)
         algorithm = ALGORITHMS[signer.algorithm]
 
@@ -75,7 +76,7 @@ class SecrecyTests(ContractBase):
                 shown = f"{error} {error!r} {text}"
                 if isinstance(error, KeystayError):
                     shown += json.dumps(error.to_dict())
-                _check_shown(shown, secrets, f"{attempt.__name__}: {type(error).__name__}")
+                _check_shown(shown, hidden, f"{attempt.__name__}: {type(error).__name__}")
 
     def test_no_secret_in_logs(
         self,
@@ -84,6 +85,7 @@ class SecrecyTests(ContractBase):
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """Opening, signing and closing log none, also at DEBUG."""
+        hidden = self._hidden(secrets)
         with caplog.at_level(logging.DEBUG):
             signer = opened()
             signature = signer.sign(MESSAGE)
@@ -93,7 +95,7 @@ class SecrecyTests(ContractBase):
             f"{record.getMessage()} {record.exc_text or ''} {record.__dict__}"
             for record in caplog.records
         )
-        _check_shown(text, secrets, "the log")
+        _check_shown(text, hidden, "the log")
         _check_shown(text, [signature.hex(), repr(signature)[2:-1]], "the log")
 
 

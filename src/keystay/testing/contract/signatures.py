@@ -22,7 +22,7 @@ __all__ = ["SignatureTests"]
 
 
 KEY_TYPES = ("P-256", "P-384", "P-521", "RSA-2048", "RSA-3072", "RSA-4096", "Ed25519")
-FEATURES = ("fork", "long", "slow", "swap")
+FEATURES = ("fork", "long", "secrets", "slow", "swap")
 
 
 class SignatureTests(ContractBase):
