@@ -61,6 +61,28 @@ assert shim.sessions() == 0
     assert "Remedy: " in output
 
 
+def test_closing_a_lost_session_hangs(shimmed: ShimmedToken) -> None:
+    """The deadline holds all the same, and the next call is made."""
+    shimmed.run(
+        HELPERS
+        + """
+shim.vendor("Acme")
+with keystay.open_signer(sys.argv[1]) as signer:
+    signer.sign(b"warm")
+    shim.fail("C_SignInit", 0xB3, 1)
+    shim.hang("C_CloseSession", 1)
+    started = time.monotonic()
+    too_late(lambda: signer.sign(b"lost", timeout=0.3))
+    assert time.monotonic() - started < 1.5
+    signer.sign(b"goes on")
+    shim.release()
+    wait_until(lambda: not signer._key._module.workers.hanging)
+assert shim.sessions() == 0
+""",
+        shimmed.key_uri("epic"),
+    )
+
+
 def test_only_session_hangs(shimmed: ShimmedToken) -> None:
     """With max-sessions=1 too: a new one takes the place of the one that hangs."""
     shimmed.run(

@@ -181,7 +181,7 @@ class Connection:
         except PKCS11Error:
             if session is not None:
                 session = None
-                self.pool.discard(lent)
+                self.pool.discard(lent, deadline)
             raise
         finally:
             if session is not None:
@@ -196,8 +196,11 @@ class Connection:
         """
         return self._when_free(lambda: self._open(deadline, rw=rw), deadline)
 
-    def close_session(self, session: Session) -> None:
-        """Close a session; whatever goes wrong, it is not used again."""
+    def close_session(self, session: Session, deadline: Deadline | None = None) -> None:
+        """Close a session; whatever goes wrong, it is not used again.
+
+        Not waited for longer than a moment, nor beyond the deadline of a caller who has one.
+        """
         log_out = False
         if session is self._holder:
             self._holder, self._holder_lent = None, False
@@ -212,12 +215,14 @@ class Connection:
             finally:
                 session.native.close()
 
+        left = _CLOSE_SECONDS if deadline is None else min(_CLOSE_SECONDS, deadline.remaining)
         try:
-            self.call(close, Deadline.after(_CLOSE_SECONDS))
+            self.call(close, Deadline.after(left))
         except PKCS11Error:
             pass  # it is gone
         except BackendUnavailableError:
-            self._stuck = True  # the others would not close either: do not wait for each
+            # The others would not close either: do not wait for each.
+            self._stuck = self._stuck or left == _CLOSE_SECONDS
 
     def close(self) -> None:
         """Give back the sessions, and the login if it is ours."""

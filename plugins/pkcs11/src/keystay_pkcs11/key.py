@@ -382,7 +382,7 @@ class _Lease:
                 again = climb is None and is_lost_handle(error) and self._find_again(deadline)
                 climb = climb or Climb(key._access, "signing")
                 if not again:
-                    self._drop()
+                    self._drop(deadline)
                     climb.up(connection, error, deadline)
                     key.bind(deadline)
                     self._take(deadline)
@@ -417,11 +417,11 @@ class _Lease:
                 climb.up(binding.connection, error, deadline)
                 binding = key.bind(deadline)
 
-    def _drop(self) -> None:
+    def _drop(self, deadline: Deadline) -> None:
         """Let go of a session that failed."""
         session, self._session = self._session, None
         if session is not None:
-            self._binding.connection.pool.discard(session)
+            self._binding.connection.pool.discard(session, deadline)
 
     def _retire(self) -> None:
         """Leave the session to the call that hangs in it."""

@@ -57,7 +57,7 @@ class SessionPool:
 
     Args:
         open_session: Opens one more; may raise `SessionCount`.
-        close_session: Closes one; raises nothing.
+        close_session: Closes one, waiting no longer than a deadline, if any; raises nothing.
         limit: How many may be open at once.
         place: For messages.
     """
@@ -65,7 +65,7 @@ class SessionPool:
     def __init__(
         self,
         open_session: Callable[[Deadline], Session],
-        close_session: Callable[[Session], None],
+        close_session: Callable[[Session, Deadline | None], None],
         limit: int,
         place: Place,
     ) -> None:
@@ -138,25 +138,25 @@ class SessionPool:
                     self._freed.notify()
                 return
             self._open -= 1
-        self._close_session(session)
+        self._close_session(session, None)
 
-    def discard(self, session: Session) -> None:
+    def discard(self, session: Session, deadline: Deadline) -> None:
         """Give back a session that is not to be used again."""
-        self._close_session(session)
+        self._close_session(session, deadline)
         self._forget()
 
     def retire(self) -> None:
         """Count out a session that a call hangs in; whoever lent it closes it in the end."""
         self._forget()
 
-    def flush(self) -> None:
+    def flush(self, deadline: Deadline) -> None:
         """Close the sessions nobody uses: they may be dead."""
         with self._lock:
             idle, self._idle = self._idle, []
             self._open -= len(idle)
             self._freed.notify_all()
         for session in idle:
-            self._close_session(session)
+            self._close_session(session, deadline)
 
     def close(self) -> None:
         """Close every session that is not lent out, and the others when they come back."""
@@ -165,7 +165,7 @@ class SessionPool:
             idle, self._idle = self._idle, []
             self._open -= len(idle)
         for session in idle:
-            self._close_session(session)
+            self._close_session(session, None)
 
     def _forget(self) -> None:
         with self._lock:

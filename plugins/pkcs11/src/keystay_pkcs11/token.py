@@ -105,7 +105,7 @@ class Token:
         """
         with self.module.locked(self._lock, deadline):
             self._check_used()
-            connection.pool.flush()
+            connection.pool.flush(deadline)
             connection.log_in(credentials, deadline)
             self._check_used(connection)
 

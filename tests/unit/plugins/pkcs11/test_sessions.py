@@ -34,7 +34,7 @@ class FakeToken:
         self.opened += 1
         return Session(cast(Any, SimpleNamespace(handle=self.opened)))
 
-    def close_session(self, session: Session) -> None:
+    def close_session(self, session: Session, deadline: Deadline | None) -> None:
         self.open -= 1
 
     def pool(self, limit: int) -> SessionPool:
@@ -114,7 +114,7 @@ def test_discard() -> None:
     """A session given back as broken is closed, and another may be opened."""
     token = FakeToken()
     pool = token.pool(1)
-    pool.discard(pool.acquire(soon()))
+    pool.discard(pool.acquire(soon()), soon())
 
     assert 0 == token.open
     pool.acquire(soon())
@@ -140,7 +140,7 @@ def test_flush() -> None:
     kept, idle = pool.acquire(soon()), pool.acquire(soon())
     pool.release(idle)
 
-    pool.flush()
+    pool.flush(soon())
 
     assert (1, 1) == (token.open, pool.in_use)
     pool.release(kept)
