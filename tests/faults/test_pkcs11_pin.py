@@ -351,15 +351,14 @@ def test_careful_key_left_behind(careful: ShimmedToken) -> None:
         """
         import threading, time
         shim.vendor("Acme")
-        uri = sys.argv[1]
         def waits_for(condition):
             until = time.monotonic() + 10
             while not condition():
                 assert time.monotonic() < until
                 time.sleep(0.01)
         with (
-            keystay.open_signer(uri) as signer,
-            keystay.open_signer(uri.replace("careful", "epic")) as other,
+            keystay.open_signer(sys.argv[1]) as signer,
+            keystay.open_signer(sys.argv[2]) as other,
         ):
             other.sign(b"before")
             module = signer._key._module
@@ -392,6 +391,7 @@ def test_careful_key_left_behind(careful: ShimmedToken) -> None:
             assert shim.calls("C_SignInit") == asked
         """,
         careful.key_uri("careful"),
+        careful.key_uri("epic"),
     )
 
 
