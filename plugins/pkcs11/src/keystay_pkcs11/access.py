@@ -158,9 +158,9 @@ class Climb:
             BackendError: The error is none that recovery mends, or recovery failed.
         """
         access, token = self._access, self._access.token
+        access.check_open()
         if not is_lost(error):
             raise translate(error, self._what, token.place) from error
-        access.check_open()
         if not connection.alive:  # another thread has restarted the module since: no rung of ours
             return access.connect(deadline)
         if not self._has_logged_in and ckr_name(error) != "CKR_CRYPTOKI_NOT_INITIALIZED":
