@@ -463,6 +463,7 @@ class TokenRefusedError(TokenError):
         error_description: As sent, or None.
         error_uri: As sent, or None.
         retry_after: Seconds the server asked to wait, or None.
+        correction: Seconds that were added to this machine's time to stamp the assertion.
     """
 
     code = "token-refused"
@@ -480,6 +481,7 @@ class TokenRefusedError(TokenError):
         error_uri: str | None = None,
         retry_after: float | None = None,
         correlation_id: str | None = None,
+        correction: float = 0.0,
         **explanation: Unpack[Explanation],
     ) -> None:
         super().__init__(message, status=status, correlation_id=correlation_id, **explanation)
@@ -487,6 +489,7 @@ class TokenRefusedError(TokenError):
         self.error_description = error_description
         self.error_uri = error_uri
         self.retry_after = retry_after
+        self.correction = correction
 
 
 class TokenServerError(TokenRefusedError):

@@ -5,25 +5,31 @@ The server is strict and its clock is right. The client runs in a process whose 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
 from typing import TYPE_CHECKING
 
+import httpx
 import pytest
 
 import keystay
 from keystay.errors import TokenRefusedError
-from keystay.testing import SmartTestServer
+from keystay.testing import Reply, SmartTestServer
 from tests.support.client_process import ClientProcess
 from tests.support.fixtures import watch_exchanges
 from tests.support.token_clients import CLIENT_ID, client_settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from keystay.signer import Signer
     from tests.support.clockshim import ClockShim
+    from tests.support.token_clients import MakeClient
+
+    MakePair = Callable[[float, float], tuple[SmartTestServer, keystay.TokenClient]]
 
 pytestmark = pytest.mark.usefixtures("no_environment")
 
@@ -174,3 +180,46 @@ async def test_server_whose_clock_is_off_async(pem_signer: Signer) -> None:
             await client.token()
             assert 595 < (client.clock_offset or 0) < 605
         assert [True, False] == [event.reason is not None for event in server.log.of("token")]
+
+
+@pytest.fixture
+def make_pair(pem_signer: Signer, make_client: MakeClient) -> Iterator[MakePair]:
+    """A function that makes a token server, and its client, who is told of it by another."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(seconds: float) -> SmartTestServer:
+            server = stack.enter_context(SmartTestServer(clock=lambda: time.time() + seconds))
+            watch_exchanges(server)
+            return server
+
+        def make(fhir: float, token: float) -> tuple[SmartTestServer, keystay.TokenClient]:
+            base, server = serve(fhir), serve(token)
+            server.register(CLIENT_ID, jwks=keystay.JWKSet.from_signers([pem_signer]))
+            configuration = httpx.get(server.smart_configuration_url, trust_env=False).json()
+            base.script(base.smart_configuration_url, [Reply.json(configuration)])
+            return server, make_client(base, retries=3)
+
+        yield make
+
+
+class TestTwoServers:
+    """The FHIR server, whose answer comes first, and the token server have clocks of their own."""
+
+    @pytest.mark.parametrize(("fhir", "token"), [(600, 0), (-600, 0), (600, -600), (0, 600)])
+    def test_first_hand_corrects(self, make_pair: MakePair, fhir: float, token: float) -> None:
+        """Discovery misleads the first assertion; the refusal tells, and the second is granted."""
+        server, client = make_pair(fhir, token)
+        client.token()
+        assert [True, False] == [event.reason is not None for event in server.log.of("token")]
+
+    @pytest.mark.parametrize(("fhir", "token"), [(0, 0), (600, 600)])
+    def test_refused_for_another_reason(
+        self, make_pair: MakePair, fhir: float, token: float
+    ) -> None:
+        """An assertion that discovery had stamped right is not sent again: it was not the clock."""
+        server, client = make_pair(fhir, token)
+        server.authorization_server.unregister(CLIENT_ID)
+        with pytest.raises(TokenRefusedError) as caught:
+            client.token()
+        assert "clock" not in str(caught.value)
+        assert 1 == len(server.log.of("token"))

@@ -167,7 +167,8 @@ def token_flow(
         if response.status in (404, 410):
             endpoint.forget()
         skew = None if clock.offset is None else clock.offset - corrected
-        raise refusal(response, assertion, url, skew if clock.matters(skew) else None)
+        skew = skew if clock.matters(skew) else None
+        raise refusal(response, assertion, url, skew, corrected)
     if document is None:
         is_html = response.body.lstrip()[:1] == b"<"
         what = "it is a web page" if is_html else "it is not a JSON object"

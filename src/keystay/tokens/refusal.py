@@ -44,7 +44,11 @@ _HINTS = {
 
 
 def refusal(
-    response: HttpResponse, assertion: ClientAssertion, endpoint: str, skew: float | None = None
+    response: HttpResponse,
+    assertion: ClientAssertion,
+    endpoint: str,
+    skew: float | None = None,
+    correction: float = 0.0,
 ) -> TokenRefusedError:
     """The error for a response that refuses.
 
@@ -54,6 +58,7 @@ def refusal(
         endpoint: Where it was sent.
         skew: Seconds by which the server's clock was ahead of the assertion's times, if that
             explains the refusal.
+        correction: Seconds that had been added to this machine's time to stamp the assertion.
     """
     body = response.json_object() or {}
     error = readable(body.get("error")) or ""
@@ -76,6 +81,7 @@ def refusal(
         error_uri=uri,
         retry_after=retry_after(response),
         correlation_id=correlation,
+        correction=correction,
         cause=cause,
         hint=hint,
         code=code,

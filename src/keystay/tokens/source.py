@@ -174,11 +174,10 @@ class TokenSource:
 
     def _on_time(self, attempt: Callable[[], Flow[AccessToken]]) -> Flow[AccessToken]:
         """An attempt; one more if its refusal tells that it was stamped by a wrong clock."""
-        stamped_with = self.clock.correction
         try:
             return (yield from attempt())
         except TokenRefusedError as error:
-            learnt = self.clock.correction - stamped_with
+            learnt = self.clock.correction - error.correction
             if error.status == 429 or error.status >= 500 or not self.clock.matters(learnt):
                 raise
         return (yield from attempt())
