@@ -313,6 +313,19 @@ class BrokenKey(FakeKey):
         return super().sign(request)
 
 
+class SlowKey(FakeKey):
+    """Takes so many seconds for each of its first signatures."""
+
+    def __init__(self, seconds: list[float]) -> None:
+        super().__init__()
+        self._seconds = list(seconds)
+
+    def sign(self, request: SignRequest) -> BackendSignature:
+        """Sign, in time."""
+        time.sleep(self._seconds.pop() if self._seconds else 0.0)
+        return super().sign(request)
+
+
 class TestSigner:
     """The key's errors and the server's have budgets of their own."""
 
@@ -405,6 +418,49 @@ class TestRateBudget:
         with pytest.raises(RateBudgetError):
             client.request_token()
         assert 2 == len(registered.log.of("scripted"))
+
+    def test_only_what_is_sent_counts(self, raw_server: Callable[..., RawServer]) -> None:
+        """An assertion that could not be signed leaves the budget as it was."""
+        key = BrokenKey(BackendUnavailableError("gone"), BackendUnavailableError("gone"))
+        server = raw_server(answer(grant().body))
+        options = settings(server, Signer(key), rate_limit="1/60", signer_retries=2)
+        with keystay.TokenClient(**options) as client:
+            client.token()
+            with pytest.raises(RateBudgetError):
+                client.request_token()
+        assert (3, 1) == (key.tries, server.connections)
+
+    def test_counts_from_the_sending(self, raw_server: Callable[..., RawServer]) -> None:
+        """However long one signature takes and the next does not, requests keep their distance."""
+        at: list[float] = []
+        grants = answer(grant().body)
+
+        def talk(server: RawServer, connection: socket.socket) -> None:
+            at.append(time.monotonic())
+            grants(server, connection)
+
+        server = raw_server(talk)
+        key = SlowKey([0.6])
+        with keystay.TokenClient(**settings(server, Signer(key), rate_limit="1/0.5")) as client:
+            client.request_token()
+            client.request_token()
+        assert at[1] - at[0] > 0.4
+
+    def test_threads_share_it_while_they_sign(self, raw_server: Callable[..., RawServer]) -> None:
+        """A place held by a request that is being signed is nobody else's."""
+        server = raw_server(answer(grant().body))
+        key = SlowKey([0.2] * 10)
+        refused: list[RateBudgetError] = []
+
+        def ask() -> None:
+            try:
+                client.request_token()
+            except RateBudgetError as error:
+                refused.append(error)
+
+        with keystay.TokenClient(**settings(server, Signer(key), rate_limit="3/60")) as client:
+            in_threads(10, ask)
+        assert (7, 3) == (len(refused), server.connections)
 
     @pytest.mark.parametrize("rate", ["5", "0/60", "5/0", "-1/60", "5/60s", "", "5/100000", 5])
     def test_what_is_no_rate(

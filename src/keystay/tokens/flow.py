@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
@@ -117,7 +118,7 @@ def token_flow(
     scope: str,
     *,
     clock: ServerClock,
-    admit: Callable[[], Flow[None]],
+    admit: Callable[[], Flow[AbstractContextManager[None]]],
 ) -> Flow[AccessToken]:
     """Ask for one token.
 
@@ -126,7 +127,7 @@ def token_flow(
         assertion: Builds the client assertion; signed only after discovery has succeeded.
         scope: Normalised scopes.
         clock: The server's, by which the assertion is stamped; learns from the answer.
-        admit: Passes when a token request may be sent.
+        admit: Passes when a token request may be sent; the assertion is made in its block.
 
     Raises:
         TokenRefusedError: The server refused.
@@ -135,10 +136,10 @@ def token_flow(
     """
     url = yield from endpoint.url(assertion)
     scope = yield from endpoint.scope(scope)
-    yield from admit()
-    corrected = clock.correction
     jwt: str
-    jwt, _ = yield BuildAssertion(assertion, url)
+    with (yield from admit()):
+        corrected = clock.correction
+        jwt, _ = yield BuildAssertion(assertion, url)
     requested_at = now()
     body = urlencode(
         {

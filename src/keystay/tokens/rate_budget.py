@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from keystay.config.limits import parse_rate
@@ -33,21 +35,28 @@ class RateBudget:
 
     def __init__(self, rate: str | None) -> None:
         self._count, self._seconds = (0, 0.0) if rate is None else parse_rate(rate)
-        self._sent: deque[float] = deque(maxlen=self._count)
+        self._sent: deque[float] = deque()
         self.remake_locks()
         remake_in_children(self)
 
-    def admit(self, deadline: Deadline, *, patient: bool) -> Flow[None]:
-        """Count one request, as soon as there is room for it.
+    def admit(self, deadline: Deadline, *, patient: bool) -> Flow[AbstractContextManager[None]]:
+        """Hold a place for one request, as soon as there is room for it.
 
         Args:
             deadline: A wait that would last longer is not begun.
             patient: Whether to wait at all.
 
+        Returns:
+            A block in which the request is made ready. It counts as sent when that ends; if it
+            fails, nothing was sent and the place is free again.
+
         Raises:
             RateBudgetError: There is no room in time.
         """
-        while (wait := self._take()) > 0:
+        if not self._count:
+            return nullcontext()
+        place = object()
+        while (wait := self._take(place)) > 0:
             if not patient or wait >= deadline.remaining:
                 raise RateBudgetError(
                     f"The budget of {self._count} token requests in {self._seconds:g} s is spent; "
@@ -59,18 +68,33 @@ class RateBudget:
                     "expires.",
                 )
             yield Pause(wait)
+        return self._held(place)
 
     def remake_locks(self) -> None:
-        """At the beginning, and in a forked child."""
+        """At the beginning, and in a forked child: what others make ready there is the parent's."""
         self._lock = threading.RLock()
+        self._places: set[object] = set()  # held, for requests not yet sent
 
-    def _take(self) -> float:
-        """Take one request out of the budget and return 0.0, or the seconds until there is one."""
+    def _take(self, place: object) -> float:
+        """Take a place out of the budget and return 0.0, or the seconds until there is one."""
         with self._lock:
             moment = now()
-            if self._count and len(self._sent) == self._count:
-                wait = self._sent[0] + self._seconds - moment
-                if wait > 0:
-                    return wait
-            self._sent.append(moment)
+            while self._sent and self._sent[0] + self._seconds <= moment:
+                self._sent.popleft()
+            if len(self._sent) + len(self._places) >= self._count:
+                # A place that is only held is free so long after its request is sent.
+                return (self._sent[0] if self._sent else moment) + self._seconds - moment
+            self._places.add(place)
             return 0.0
+
+    @contextmanager
+    def _held(self, place: object) -> Iterator[None]:
+        sent = False
+        try:
+            yield
+            sent = True
+        finally:
+            with self._lock:
+                self._places.discard(place)
+                if sent:
+                    self._sent.append(now())

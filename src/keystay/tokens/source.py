@@ -6,6 +6,7 @@ A `TokenClient`, and every `AsyncTokenClient` made from it, draws from one of th
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -183,7 +184,10 @@ class TokenSource:
         return (yield from attempt())
 
     def _attempt(
-        self, scope: str | None, signer: Signer | None, admit: Callable[[], Flow[None]]
+        self,
+        scope: str | None,
+        signer: Signer | None,
+        admit: Callable[[], Flow[AbstractContextManager[None]]],
     ) -> Flow[AccessToken]:
         """One request, with a fresh assertion; here the signer is chosen."""
         asked = self._scope if scope is None else normalise(scope)
