@@ -240,6 +240,50 @@ client.close()
         assert (number == signal.SIGSTOP) is ("hangs; its lock was taken from it" in warnings)
 
 
+class TestInterrupted:
+    """Code that needs a token while its own thread is renewing the shared one."""
+
+    def test_signal_handler(
+        self, client_process: ClientProcess, registered: SmartTestServer, tmp_path: Path, key: str
+    ) -> None:
+        """It does not wait for the claim that the renewal it interrupted has."""
+        registered.script(registered.token_endpoint, [Reply(500, delay=1.5)])
+        program = """
+inside = []
+def handler(*_):
+    began = time.monotonic()
+    inside.append((client.token(), time.monotonic() - began))
+signal.signal(signal.SIGUSR1, handler)
+while_renewing(client, lambda: os.kill(os.getpid(), signal.SIGUSR1))
+outside = client.token()  # its own request fails; what the handler got is there
+(token, took), = inside
+print(outside is token, took < 4, client.token() is token)
+client.close()
+"""
+        folder, env = str(tmp_path / "tokens"), {"STORE_KEY": key}
+        done = client_process.run(STORE + program, folder, "{}", env=env)
+        assert "True True True\n" == done.stdout
+        assert "could not be renewed" in done.stderr
+        assert 1 == len(registered.log.of("token"))
+
+    async def test_call_from_a_coroutine(
+        self, registered: SmartTestServer, make_client: MakeClient, tmp_path: Path, key: str
+    ) -> None:
+        """Nor does a synchronous call in the event loop, whose task is renewing."""
+        store = FileTokenStore(tmp_path / "tokens", keys=key)
+        client = make_client(registered, store=store)
+        registered.script(registered.token_endpoint, [Reply(500, delay=1.0)])
+        async with client.as_async() as tasks, anyio.create_task_group() as group:
+            group.start_soon(tasks.token)
+            while not registered.log.of("scripted"):  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+            began = time.monotonic()
+            token = client.token()
+            assert time.monotonic() - began < 4
+        assert client.token() is token
+        assert 1 == len(registered.log.of("token"))
+
+
 class TestRejection:
     """A token that a FHIR server answers with 401."""
 
