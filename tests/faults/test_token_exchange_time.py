@@ -62,6 +62,14 @@ def stop_midway(server: RawServer, connection: socket.socket) -> None:
     server.closing.wait()
 
 
+def drip_body(server: RawServer, connection: socket.socket) -> None:
+    """The headers at once, and then byte after byte."""
+    read_request(server, connection)
+    connection.sendall(HEAD + b"Content-Length: 5000\r\n\r\n")
+    while not server.wait(0.05):
+        connection.sendall(b" ")
+
+
 def stop_midway_without_length(server: RawServer, connection: socket.socket) -> None:
     """The same, where only the end of the connection would end the body."""
     read_request(server, connection)
@@ -123,6 +131,40 @@ def test_sync(
         late(caught.value, began)
         # The connection is cut at our end: the thread ends though the server goes on.
         wait_for_exchanges(0.5)
+
+
+class TestWithoutThreads:
+    """No thread is to be had: the limit is reached, or the interpreter ends."""
+
+    @pytest.fixture(autouse=True)
+    def no_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """None for exchanges; the servers here need theirs."""
+        start = threading.Thread.start
+
+        def refuse(thread: threading.Thread) -> None:
+            if thread.name == "keystay-http":
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    def test_granted(self, raw_server: Callable[..., RawServer], pem_signer: Signer) -> None:
+        """The exchange runs in the caller's thread."""
+        server = raw_server(answer(grant().body))
+        with keystay.TokenClient(**settings(server, pem_signer)) as client:
+            assert not client.token().expired
+
+    @pytest.mark.parametrize("talk", [silent, stop_midway, drip_body], ids=lambda f: f.__name__)
+    def test_late(
+        self, raw_server: Callable[..., RawServer], pem_signer: Signer, talk: Any
+    ) -> None:
+        """It is over in time there too, once the headers have come."""
+        server = raw_server(talk)
+        with keystay.TokenClient(**settings(server, pem_signer)) as client:
+            began = time.monotonic()
+            with pytest.raises(NetworkTimeoutError) as caught:
+                client.token()
+            late(caught.value, began)
 
 
 @pytest.mark.parametrize("options", SLOW.values(), ids=SLOW)

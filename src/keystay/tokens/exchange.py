@@ -59,6 +59,8 @@ def send(
             for chunk in response.iter_raw():
                 body += chunk
                 _refuse_longer(body, request)
+                if deadline.remaining <= 0:  # where no other thread cuts the line
+                    raise TimeoutError
         finally:
             response.close()
         return _answer(response, body)
@@ -223,7 +225,11 @@ class _Line:
 
 
 def _run(exchange: Callable[[], HttpResponse], deadline: Deadline, line: _Line) -> HttpResponse:
-    """Run an exchange in a thread; at the deadline cut its line and go on without it."""
+    """Run an exchange in a thread; at the deadline cut its line and go on without it.
+
+    Where no thread is to be had it runs in this one: then the deadline bounds each read, and an
+    answer whose headers drip can be late.
+    """
     future: Future[HttpResponse] = Future()
     context = copy_context()
 
@@ -238,7 +244,11 @@ def _run(exchange: Callable[[], HttpResponse], deadline: Deadline, line: _Line) 
     if deadline.remaining <= 0:
         raise TimeoutError
     thread = threading.Thread(target=work, name="keystay-http", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # as when the interpreter ends
+        work()
+        return future.result()
     try:
         return future.result(deadline.remaining)
     finally:
