@@ -507,6 +507,30 @@ class TestWhileTheOldTokenIsGood:
         assert "could not be renewed" in caplog.text
         WATCH.check(caplog.text, "the log")
 
+    @pytest.mark.parametrize("lost", ["ended", "dropped"])
+    def test_lost_while_it_is_renewed(
+        self, registered: SmartTestServer, make_client: MakeClient, lost: str
+    ) -> None:
+        """The renewal, begun with one try, tries again: callers have nothing else by then."""
+        registered.authorization_server.token_lifetime = 2 if lost == "ended" else 300
+        client = make_client(registered, renewal_window=0.9, retries=3)
+        old = client.token()
+        registered.script(registered.token_endpoint, [Reply(503, delay=1.0)])
+        client._renewal.look_at = 0.0
+        if lost == "ended":
+            time.sleep(max(0.0, old.expires_in - 0.5))
+        found: list[keystay.AccessToken] = []
+        thread = threading.Thread(target=lambda: found.append(client.token()))
+        thread.start()
+        while not registered.log.of("scripted"):
+            time.sleep(0.01)
+        if lost == "dropped":
+            client.invalidate(old)
+        thread.join()
+        assert found[0] is not old
+        assert not found[0].expired
+        assert 2 == len(registered.log.of("token"))
+
     def test_raised_once_nothing_is_left(
         self, registered: SmartTestServer, make_client: MakeClient
     ) -> None:

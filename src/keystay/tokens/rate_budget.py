@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -39,12 +39,14 @@ class RateBudget:
         self.remake_locks()
         remake_in_children(self)
 
-    def admit(self, deadline: Deadline, *, patient: bool) -> Flow[AbstractContextManager[None]]:
+    def admit(
+        self, deadline: Deadline, *, is_patient: Callable[[], bool]
+    ) -> Flow[AbstractContextManager[None]]:
         """Hold a place for one request, as soon as there is room for it.
 
         Args:
             deadline: A wait that would last longer is not begun.
-            patient: Whether to wait at all.
+            is_patient: Whether to wait at all; asked when there is no room.
 
         Returns:
             A block in which the request is made ready. It counts as sent when that ends; if it
@@ -57,7 +59,7 @@ class RateBudget:
             return nullcontext()
         place = object()
         while (wait := self._take(place)) > 0:
-            if not patient or wait >= deadline.remaining:
+            if not is_patient() or wait >= deadline.remaining:
                 raise RateBudgetError(
                     f"The budget of {self._count} token requests in {self._seconds:g} s is spent; "
                     f"the next can be sent in {wait:.0f} s.",

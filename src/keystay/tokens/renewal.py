@@ -108,6 +108,8 @@ class Renewal:
             if attempt.token is not None and not attempt.token.expired:
                 return attempt.token
             if attempt.error is not None:
+                if (held := self.held()) is not None:  # got by another way meanwhile
+                    return held
                 raise _again(attempt.error)
             if is_over is None:  # this thread has interrupted its own attempt
                 return self.adopt((yield from ask(deadline, True)))
@@ -135,6 +137,11 @@ class Renewal:
         """The kept token, when it is good without a closer look."""
         return self.token if now() < self.look_at else None
 
+    def held(self) -> AccessToken | None:
+        """The kept token, unless it has expired."""
+        token = self.token
+        return None if token is None or token.expired else token
+
     def drop(self, token: AccessToken | None = None) -> None:
         """Forget the kept token; with an argument, only if it is that one."""
         with self._lock:
@@ -149,7 +156,7 @@ class Renewal:
         """A good token, or the attempt to wait for, or to make (then True)."""
         with self._lock:
             moment = now()
-            token = self.token if self.token is not None and not self.token.expired else None
+            token = self.held()
             if token is not None and moment < max(self.look_at, self._not_before):
                 return token
             attempt = self._attempt
@@ -173,7 +180,7 @@ class Renewal:
         token: AccessToken | None = None
         error: Exception | None = None
         try:
-            is_urgent = self.token is None or self.token.expired
+            is_urgent = self.held() is None
             if (pause := self._not_before - now()) > 0:
                 yield Pause(pause)
             token = yield from ask(deadline, is_urgent)
@@ -193,7 +200,7 @@ class Renewal:
     def _failed(self, error: Exception) -> AccessToken | None:
         """Put off the next attempt; return the kept token if it is still good."""
         with self._lock:
-            token = self.token if self.token is not None and not self.token.expired else None
+            token = self.held()
             if token is not None or not isinstance(error, _UNPAUSED):
                 self._failures += 1
                 pause = min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE)

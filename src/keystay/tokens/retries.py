@@ -75,11 +75,17 @@ def _to_nobody(*told: object) -> None:
     """Tells nobody."""
 
 
+def _always() -> bool:
+    return True
+
+
 def persistent(
     attempt: Callable[[], Flow[T]],
     budgets: RetryBudgets,
     deadline: Deadline,
     tell: Callable[[KeystayError, int, float], object] = _to_nobody,
+    *,
+    is_patient: Callable[[], bool] = _always,
 ) -> Flow[T]:
     """What an attempt returns, tried again where that is right, all by one deadline.
 
@@ -88,6 +94,7 @@ def persistent(
         budgets: How often.
         deadline: A pause that would last longer is not begun: the error is raised at once.
         tell: Told of each error that is not raised, which attempt it ended, and the pause.
+        is_patient: Whether to try again at all; asked after each error.
     """
     number = 0
     left = {"http": budgets.http, "signer": budgets.signer}
@@ -97,7 +104,7 @@ def persistent(
             return (yield from attempt())
         except KeystayError as error:
             kind = _kind(error)
-            if kind is None or left[kind] == 0:
+            if kind is None or left[kind] == 0 or not is_patient():
                 raise
             left[kind] -= 1
             done = (budgets.http if kind == "http" else budgets.signer) - left[kind]

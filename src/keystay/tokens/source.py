@@ -137,7 +137,7 @@ class TokenSource:
         self, deadline: Deadline, *, scope: str | None = None, signer: Signer | None = None
     ) -> Flow[AccessToken]:
         """A new token, and not kept."""
-        return self._granted(deadline, True, scope, signer)
+        return self._granted(deadline, lambda: True, scope, signer)
 
     def configuration(self, deadline: Deadline) -> Flow[SmartConfiguration]:
         """The server's SMART configuration."""
@@ -157,7 +157,12 @@ class TokenSource:
 
     def _renewed(self, deadline: Deadline, patient: bool) -> Flow[AccessToken]:
         """What the one caller does who renews: asks the server, or a store that others fill."""
-        ask = partial(self._granted, deadline, patient, None, None)
+
+        def is_patient() -> bool:
+            # While the old token was good one try was enough; it may have ended since.
+            return patient or self.renewal.held() is None
+
+        ask = partial(self._granted, deadline, is_patient, None, None)
         shared = self._shared
         flow = ask() if shared is None else shared.obtain(ask, deadline)
         return self._witness.renewal(
@@ -165,13 +170,17 @@ class TokenSource:
         )
 
     def _granted(
-        self, deadline: Deadline, patient: bool, scope: str | None, signer: Signer | None
+        self,
+        deadline: Deadline,
+        is_patient: Callable[[], bool],
+        scope: str | None,
+        signer: Signer | None,
     ) -> Flow[AccessToken]:
         """A token, asked for again where that is right and there is the patience."""
-        admit = partial(self._budget.admit, deadline, patient=patient)
-        budgets = self._retries if patient else RetryBudgets(0, 0)
-        attempt = partial(self._attempt, scope, signer, admit)
-        return persistent(partial(self._on_time, attempt), budgets, deadline, self._witness.retried)
+        admit = partial(self._budget.admit, deadline, is_patient=is_patient)
+        attempt = partial(self._on_time, partial(self._attempt, scope, signer, admit))
+        tell = self._witness.retried
+        return persistent(attempt, self._retries, deadline, tell, is_patient=is_patient)
 
     def _on_time(self, attempt: Callable[[], Flow[AccessToken]]) -> Flow[AccessToken]:
         """An attempt; one more if its refusal tells that it was stamped by a wrong clock."""

@@ -123,6 +123,19 @@ def test_nothing_left_makes_all_wait_for_one(hand: Clock) -> None:
     assert [True] == patience
 
 
+def test_failure_beside_a_good_token(hand: Clock) -> None:
+    """A token that was kept by another way while the attempt was under way is everybody's."""
+    kept = Renewal()
+    first, second = (kept.obtain(asks(), DEADLINE) for _ in range(2))
+    next(first)
+    next(second)
+    good = kept.adopt(hand.token())
+    with pytest.raises(StopIteration) as finished:
+        first.throw(NetworkError("down"))
+    assert good is finished.value.value
+    assert good is result(second, True)
+
+
 def test_old_token_that_ends_while_it_is_renewed(hand: Clock) -> None:
     """Until its end it is handed out; from then on callers wait for the same attempt."""
     kept = Renewal()
