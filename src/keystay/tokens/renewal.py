@@ -22,6 +22,8 @@ from keystay.errors import (
     ConfigurationError,
     KeystayError,
     NetworkTimeoutError,
+    ObserverError,
+    PolicyError,
     SignerClosedError,
 )
 from keystay.forks import remake_in_children
@@ -47,8 +49,10 @@ _GRACE = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 # The longest that a server's Retry-After is obeyed across calls: one may be a slip.
 _LONGEST_OBEYED = 600.0
-# Local and lasting: with no token left, nobody is spared anything by waiting.
+# Local and lasting: with no token left, nobody is spared anything by waiting. But before an
+# observer or a policy has its say the key has signed, and the server may have been asked.
 _UNPAUSED = (ConfigurationError, SignerClosedError)
+_PAUSED = (ObserverError, PolicyError)
 
 
 class Renewal:
@@ -201,7 +205,7 @@ class Renewal:
         """Put off the next attempt; return the kept token if it is still good."""
         with self._lock:
             token = self.held()
-            if token is not None or not isinstance(error, _UNPAUSED):
+            if token is not None or not isinstance(error, _UNPAUSED) or isinstance(error, _PAUSED):
                 self._failures += 1
                 pause = min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
                 pause *= random.uniform(0.5, 1.0)  # noqa: S311 (jitter, no secret)

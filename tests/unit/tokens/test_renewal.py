@@ -13,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keystay.backends.port import Deadline
-from keystay.errors import NetworkError, TokenServerError
+from keystay.errors import (
+    ConfigurationError,
+    KeystayError,
+    NetworkError,
+    ObserverError,
+    PolicyError,
+    SignerClosedError,
+    TokenServerError,
+)
 from keystay.tokens import clock
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.actions import Flow, Pause, Wait
@@ -186,6 +194,29 @@ def test_retry_after_is_obeyed_across_calls(hand: Clock, asked: float, pause: fl
     waited = next(kept.obtain(asks(), DEADLINE))
     assert isinstance(waited, Pause)
     assert pytest.approx(pause) == waited.seconds
+
+
+@pytest.mark.parametrize(
+    ("error", "is_paused"),
+    [
+        (ConfigurationError("closed"), False),
+        (SignerClosedError("closed"), False),
+        (ObserverError("no disk"), True),
+        (PolicyError("not hardware"), True),
+    ],
+)
+def test_local_errors_are_not_paused_after(
+    hand: Clock, error: KeystayError, is_paused: bool
+) -> None:
+    """Unless key and server have been troubled before them, which is spared."""
+    kept = Renewal()
+    flow = kept.obtain(asks(), DEADLINE)
+    next(flow)
+    with pytest.raises(type(error)):
+        flow.throw(error)
+    waited = next(kept.obtain(asks(), DEADLINE))
+    assert isinstance(waited, Pause)
+    assert is_paused is (waited.seconds > 0)
 
 
 def test_pause_that_is_too_long_is_not_begun(hand: Clock) -> None:
