@@ -43,8 +43,10 @@ DEFAULT_WINDOW = 0.2
 """The share of a token's life, at its end, in which it is renewed."""
 
 _LONGEST_WINDOW = 60.0
-# Seconds past its deadline after which an attempt's maker counts as gone.
-_GRACE = 2.0
+# Seconds past its deadline after which an attempt's maker counts as gone; an exchange that is cut
+# and a signature that is given up are over before. So long do those wait for the maker's own
+# error, which says more than theirs.
+_GRACE = 0.5
 # Seconds between failed attempts: doubled each time, half of it left to chance.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 # The longest that a server's Retry-After is obeyed across calls: one may be a slip.
@@ -108,7 +110,8 @@ class Renewal:
             attempt, is_ours = found
             if is_ours:
                 return (yield from self._renew(attempt, ask, deadline))
-            is_over = yield Wait(attempt, deadline.remaining + _GRACE)
+            left = min(deadline.remaining + _GRACE, attempt.overdue_at - now())
+            is_over = yield Wait(attempt, max(0.0, left))
             if attempt.token is not None and not attempt.token.expired:
                 return attempt.token
             if attempt.error is not None:
@@ -118,7 +121,7 @@ class Renewal:
             if is_over is None:  # this thread has interrupted its own attempt
                 return self.adopt((yield from ask(deadline, True)))
             if is_over or deadline.remaining > 0:
-                continue  # whoever made it gave up: look again, and perhaps take over
+                continue  # whoever made it gave up or is gone: look again, perhaps take over
             raise NetworkTimeoutError(
                 f"The renewal under way brought no token within {deadline.seconds:g} s.",
                 cause="The server or the key is slow.",

@@ -269,6 +269,18 @@ def test_attempt_without_a_maker(hand: Clock) -> None:
     assert isinstance(next(kept.obtain(asks(), DEADLINE)), Pause)
 
 
+def test_waiting_has_an_end(hand: Clock) -> None:
+    """One's own deadline; or the attempt's, after which one who still has time takes over."""
+    kept = Renewal()
+    stuck = kept.obtain(asks(), Deadline.after(10))
+    next(stuck)
+    hasty, patient = kept.obtain(asks(), Deadline.after(1)), kept.obtain(asks(), DEADLINE)
+    waits = [next(hasty), next(patient)]
+    assert [1, 10] == [round(w.seconds - 0.5, 1) for w in waits if isinstance(w, Wait)]
+    hand.at += 10.6
+    assert isinstance(patient.send(False), Pause)
+
+
 def test_dropping_by_generation(hand: Clock) -> None:
     """Only the token that was rejected."""
     kept = Renewal()
