@@ -79,8 +79,16 @@ PASSING: dict[str, Any] = {
     "500": answer(b"", status="500 Oops"),
     "502-html": answer(b"<html>bad gateway</html>", status="502 Bad Gateway"),
     "503": answer(b"", status="503 Busy"),
+    "502-compressed": answer(
+        b"\x1f\x8b", status="502 Bad Gateway", headers={"Content-Encoding": "gzip"}
+    ),
     "504": answer(b"", status="504 Late"),
     "429": answer(b"", status="429 Slow Down", headers={"Retry-After": "0"}),
+    "429-compressed": answer(
+        b"\x1f\x8b",
+        status="429 Slow Down",
+        headers={"Retry-After": "0", "Content-Encoding": "br"},
+    ),
 }
 
 
@@ -114,7 +122,11 @@ def test_what_passes_is_tried_again(
     assert 3 == len({jti_of(request) for request in server.requests})
 
 
-@pytest.mark.parametrize("fault", [reset, PASSING["503"]], ids=["resets", "503"])
+@pytest.mark.parametrize(
+    "fault",
+    [reset, PASSING["503"], PASSING["429-compressed"]],
+    ids=["resets", "503", "429-compressed"],
+)
 async def test_what_passes_is_tried_again_async(
     raw_server: Callable[..., RawServer], pem_signer: Signer, fault: Any
 ) -> None:
@@ -261,6 +273,20 @@ class TestRetryAfter:
             assert 120.0 == caught.value.retry_after
         assert time.monotonic() - began < 2
         assert 1 == len(registered.log.of("scripted"))
+
+    @pytest.mark.parametrize("status", ["429 Slow Down", "503 Busy"])
+    def test_of_a_compressed_page(
+        self, raw_server: Callable[..., RawServer], pem_signer: Signer, status: str
+    ) -> None:
+        """The page is not read, the wait is."""
+        headers = {"Retry-After": "120", "Content-Encoding": "gzip"}
+        server = raw_server(answer(b"\x1f\x8b", status=status, headers=headers))
+        with (
+            keystay.TokenClient(**settings(server, pem_signer)) as client,
+            pytest.raises(TokenRefusedError) as caught,
+        ):
+            client.token()
+        assert (int(status[:3]), 120.0) == (caught.value.status, caught.value.retry_after)
 
     def test_storm(self, registered: SmartTestServer, make_client: MakeClient) -> None:
         """A server that answers 429 to everything is asked once, by however many callers."""

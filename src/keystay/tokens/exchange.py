@@ -54,13 +54,13 @@ def send(
         message.extensions["trace"] = line.trace
         response = client.send(message, auth=auth, stream=True, follow_redirects=False)
         try:
-            _refuse_encoded(request, response)
             body = bytearray()
-            for chunk in response.iter_raw():
-                body += chunk
-                _refuse_longer(body, request)
-                if deadline.remaining <= 0:  # where no other thread cuts the line
-                    raise TimeoutError
+            if _is_readable(request, response):
+                for chunk in response.iter_raw():
+                    body += chunk
+                    _refuse_longer(body, request)
+                    if deadline.remaining <= 0:  # where no other thread cuts the line
+                        raise TimeoutError
         finally:
             response.close()
         return _answer(response, body)
@@ -90,8 +90,8 @@ async def send_async(
             message.stream = _Body(request.body or b"")
             response = await client.send(message, auth=None, stream=True, follow_redirects=False)
             try:
-                _refuse_encoded(request, response)
-                body = await _read_async(response, request)
+                readable = _is_readable(request, response)
+                body = await _read_async(response, request) if readable else bytearray()
             finally:
                 with anyio.CancelScope(shield=True):
                     await response.aclose()
@@ -258,14 +258,18 @@ def _run(exchange: Callable[[], HttpResponse], deadline: Deadline, line: _Line) 
         thread.join(_GRACE)
 
 
-def _refuse_encoded(request: HttpRequest, response: httpx.Response) -> None:
-    if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
-        raise NetworkError(
-            f"The answer to {request.purpose} is compressed, which was not asked for.",
-            status=response.status_code,
-            hint="Something between here and the server changes answers: look there.",
-            code="network-encoding",
-        )
+def _is_readable(request: HttpRequest, response: httpx.Response) -> bool:
+    """Whether the body is to be read; where the status says enough, one that cannot be is not."""
+    if response.headers.get("content-encoding", "identity").lower() in ("", "identity"):
+        return True
+    if response.status_code == 429 or response.status_code >= 500:
+        return False
+    raise NetworkError(
+        f"The answer to {request.purpose} is compressed, which was not asked for.",
+        status=response.status_code,
+        hint="Something between here and the server changes answers: look there.",
+        code="network-encoding",
+    )
 
 
 async def _read_async(response: httpx.Response, request: HttpRequest) -> bytearray:
