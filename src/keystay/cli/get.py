@@ -12,7 +12,10 @@ from keystay.cli.output import print_data
 from keystay.errors import ConfigurationError, NetworkError
 
 if TYPE_CHECKING:
+    import httpx
+
     from keystay.smart.messages import HttpResponse
+    from keystay.tokens.access_token import AccessToken
 
 __all__ = ["get"]
 
@@ -24,11 +27,8 @@ _MAX_BYTES = 64 * 1024 * 1024
 @click.option("--accept", default="application/fhir+json", show_default=True)
 def get(arguments: tuple[str, ...], accept: str) -> None:
     """Read PATH, such as Patient/123, from CLIENT's FHIR server and print the body."""
-    from keystay.backends.port import Deadline
     from keystay.config import load_config
-    from keystay.smart.messages import HttpRequest
     from keystay.tokens.client import TokenClient
-    from keystay.tokens.exchange import send
     from keystay.tokens.http_clients import new_client
 
     if len(arguments) > 2:
@@ -38,18 +38,12 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
     config = load_config()
     settings = config.http
     with TokenClient.from_config(client, config=config) as tokens, new_client(settings) as fhir:
-        response = send(
-            fhir,
-            HttpRequest(
-                "GET",
-                f"{tokens.fhir_base_url}/{path.removeprefix('/')}",
-                "the FHIR read",
-                {"Accept": accept},
-                max_bytes=_MAX_BYTES,
-            ),
-            Deadline.after(settings.timeout),
-            auth=tokens.auth(),
-        )
+        url = f"{tokens.fhir_base_url}/{path.removeprefix('/')}"
+        token = tokens.token()  # beforehand: what keeps it from coming is no fault of the read
+        response = _read(fhir, url, accept, token, settings.timeout)
+        if response.status == 401:  # revoked, perhaps; a new one is tried once
+            tokens.invalidate(token)
+            response = _read(fhir, url, accept, tokens.token(), settings.timeout)
     status = response.status
     print_data(_as_text(response.body))
     if status >= 300:
@@ -68,6 +62,18 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
             else "Check the path; when it is right, ask the server's support.",
             code="fhir-error",
         )
+
+
+def _read(
+    client: httpx.Client, url: str, accept: str, token: AccessToken, timeout: float
+) -> HttpResponse:
+    from keystay.backends.port import Deadline
+    from keystay.smart.messages import HttpRequest
+    from keystay.tokens.exchange import send
+
+    headers = {"Accept": accept, "Authorization": token.authorization}
+    request = HttpRequest("GET", url, "the FHIR read", headers, max_bytes=_MAX_BYTES)
+    return send(client, request, Deadline.after(timeout))
 
 
 def _require_relative(path: str) -> None:

@@ -28,20 +28,13 @@ if TYPE_CHECKING:
 __all__ = ["require_open", "send", "send_async"]
 
 
-def send(
-    client: httpx.Client,
-    request: HttpRequest,
-    deadline: Deadline,
-    *,
-    auth: httpx.Auth | None = None,
-) -> HttpResponse:
+def send(client: httpx.Client, request: HttpRequest, deadline: Deadline) -> HttpResponse:
     """Send one request and read the whole answer, by the deadline.
 
     Args:
         client: Its TLS settings and proxy are used; its default headers, cookies and auth are not.
         request: What to send.
         deadline: When to give up.
-        auth: For requests that carry a token.
 
     Raises:
         NetworkTimeoutError: The deadline passed.
@@ -52,7 +45,7 @@ def send(
     def exchange() -> HttpResponse:
         message = _message(client, request, deadline)
         message.extensions["trace"] = line.trace
-        response = client.send(message, auth=auth, stream=True, follow_redirects=False)
+        response = client.send(message, auth=None, stream=True, follow_redirects=False)
         try:
             body = bytearray()
             if _is_readable(request, response):

@@ -295,6 +295,36 @@ class TestGet:
         assert 0 == command("get", "Patient/123").code
         assert 2 == len(registered.log.of("token"))
 
+    def test_refused_again(self, command: Callable[..., Ran], registered: SmartTestServer) -> None:
+        """Once only; then the server does not want the token."""
+        registered.script("/fhir/Patient/123", [Reply(401), Reply(401), Reply(500)])
+        ran = command("get", "Patient/123")
+        assert (4, True) == (ran.code, "does not accept the token" in ran.err)
+
+    def test_endless_401(
+        self,
+        command: Callable[..., Ran],
+        registered: SmartTestServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The body of the first answer is bounded as the second's is."""
+        monkeypatch.setattr("keystay.cli.get._MAX_BYTES", 10_000)
+        registered.script("/fhir/Patient/123", [Reply(401, {}, b"x" * 20_000)])
+        ran = command("get", "Patient/123")
+        assert (4, True) == (ran.code, "longer than 10000 bytes" in ran.err)
+
+    def test_token_that_does_not_come(
+        self,
+        command: Callable[..., Ran],
+        configured: Callable[[str], None],
+        registered: SmartTestServer,
+    ) -> None:
+        """A token endpoint that hangs is not taken for a FHIR server that does."""
+        configured("[http]\ntimeout = 0.5\n")
+        registered.script(registered.token_endpoint, [Reply(500, delay=1.5)])
+        ran = command("get", "Patient/123")
+        assert (4, True) == (ran.code, "The token request to" in ran.err)
+
     @pytest.mark.parametrize(
         "path",
         [
