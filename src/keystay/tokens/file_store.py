@@ -41,6 +41,8 @@ _MAX_BYTES = 1 << 17
 _VERSION = 1
 # Seconds for which a lock is seen to be overdue before it is taken away.
 _SUSPECTED = 1.0
+# Seconds after which nobody is writing a file any more.
+_ABANDONED = 60.0
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -218,15 +220,16 @@ class FileTokenStore:
             return False
         if now() - since < _SUSPECTED:
             return False
-        del self._overdue[path]
+        self._overdue.pop(path, None)
         # One at a time: two who saw the same must not take the lock from each other.
         if (alone := _lock(path.with_suffix(".break"))) is None:
             return False
         try:
-            if path.stat().st_ino != status.st_ino:
+            data, status = _read(path)
+            if (status.st_ino, data) != seen:  # another was first, or has just taken it up
                 return False
             path.unlink()
-        except FileNotFoundError:  # another was first
+        except FileNotFoundError:
             return False
         finally:
             alone.release()
@@ -321,8 +324,10 @@ def _token(record: _Record) -> AccessToken | None:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file whole, or not at all, with mode 0600."""
-    for left in path.parent.glob(f"{path.name}.*.tmp"):  # by a process that was killed
-        left.unlink(missing_ok=True)
+    for left in path.parent.glob(f"{path.name}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:  # by a process that was killed
+                left.unlink()
     descriptor, name = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -123,10 +123,19 @@ class TestKeeping:
         assert "the-newer-one-3310" == found.value
 
     def test_left_by_a_killed_process(self, store: FileTokenStore, folder: Path) -> None:
-        """What a process left that was killed while it wrote goes with the next save."""
-        (folder / f"{OWNER.digest}.token.x1.tmp").write_text("half")
+        """What a process left that was killed a while ago, as it wrote, goes with the next save."""
+        left = folder / f"{OWNER.digest}.token.x1.tmp"
+        left.write_text("half")
+        os.utime(left, (time.time() - 100, time.time() - 100))
         store.save(OWNER, token())
         assert [file_of(folder)] == list(folder.iterdir())
+
+    def test_while_another_writes(self, store: FileTokenStore, folder: Path) -> None:
+        """What another process is just writing stays."""
+        other = folder / f"{OWNER.digest}.token.x1.tmp"
+        other.write_text("half")
+        store.save(OWNER, token())
+        assert {file_of(folder), other} == set(folder.iterdir())
 
 
 class TestKeys:
@@ -343,6 +352,29 @@ class TestClaim:
         first.release()
         assert store.claim(OWNER, 10) is None
         second.release()
+
+    def test_taken_up_just_now(
+        self, store: FileTokenStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A lock that was overdue, and is another's before it is taken away, stays his."""
+        hanging = store.claim(OWNER, -1)
+        assert hanging is not None
+        assert store.claim(OWNER, 10) is None
+        time.sleep(1.1)
+        real = file_store._lock
+        claims: list[Any] = []
+
+        def lock(path: Path) -> Any:
+            if path.suffix == ".break":
+                hanging.release()
+                monkeypatch.setattr(file_store, "_lock", real)
+                claims.append(store.claim(OWNER, 10))
+            return real(path)
+
+        monkeypatch.setattr(file_store, "_lock", lock)
+        assert store.claim(OWNER, 10) is None
+        assert store.claim(OWNER, 10) is None
+        claims[0].release()
 
     def test_not_yet_written(self, store: FileTokenStore, folder: Path) -> None:
         """What an earlier holder left in the file is not held against the one who has it now."""
