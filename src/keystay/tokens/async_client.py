@@ -119,8 +119,8 @@ class AsyncTokenClient(_Client):
 
     async def aclose(self) -> None:
         """Close what the client opened itself; idempotent."""
-        if self._http.is_own:
-            await self._http.client.aclose()
+        if (http := self._http.let_go()) is not None:
+            await http.aclose()
         if self._own_signer:
             self._source.signers.close()
 

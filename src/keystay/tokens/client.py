@@ -240,8 +240,8 @@ class TokenClient(_Client):
 
     def close(self) -> None:
         """Close what the client opened itself; idempotent."""
-        if self._http.is_own:
-            self._http.client.close()
+        if (http := self._http.let_go()) is not None:
+            http.close()
         if self._own_signer:
             self._source.signers.close()
 

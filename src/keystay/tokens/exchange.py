@@ -25,7 +25,7 @@ from keystay.tokens.network_errors import mapped, where
 if TYPE_CHECKING:
     from keystay.backends.port import Deadline
 
-__all__ = ["require_open", "send", "send_async"]
+__all__ = ["closed", "require_open", "send", "send_async"]
 
 
 def send(client: httpx.Client, request: HttpRequest, deadline: Deadline) -> HttpResponse:
@@ -131,7 +131,7 @@ def require_open(client: httpx.Client | httpx.AsyncClient) -> None:
         ConfigurationError: It is closed.
     """
     if client.is_closed:
-        raise _closed()
+        raise closed()
 
 
 @contextmanager
@@ -142,11 +142,12 @@ def _open_throughout(client: httpx.Client | httpx.AsyncClient) -> Iterator[None]
         yield
     except RuntimeError as error:  # all that httpx says of it
         if client.is_closed:
-            raise _closed() from error
+            raise closed() from error
         raise
 
 
-def _closed() -> ConfigurationError:
+def closed() -> ConfigurationError:
+    """The error for an HTTP client that is used after it was closed."""
     return ConfigurationError(
         "The HTTP client is closed.",
         cause="The token client, or the httpx client it was given, was used after close().",

@@ -16,6 +16,7 @@ from keystay.backends.secrets import SecretResolver
 from keystay.config import HttpSettings
 from keystay.config.checks import http_faults
 from keystay.errors import ConfigurationError
+from keystay.tokens.exchange import closed
 
 __all__ = ["HttpLink", "new_async_client", "new_client"]
 
@@ -77,10 +78,27 @@ class HttpLink(Generic[Client]):
                 hint=f"Hand in an httpx.{kind.__name__} or HttpSettings.",
             )
         self._pid = os.getpid()
+        self._is_closed = False
 
     @property
     def client(self) -> Client:
-        """The client to use in this process."""
+        """The client to use in this process.
+
+        Raises:
+            ConfigurationError: It was let go.
+        """
+        if self._is_closed:  # httpx itself may forget: a request on its way opens it again
+            raise closed()
+        return self._current()
+
+    def let_go(self) -> Client | None:
+        """The client to close, if it is ours and not let go yet; it is used no more."""
+        if not self.is_own or self._is_closed:
+            return None
+        self._is_closed = True
+        return self._current()
+
+    def _current(self) -> Client:
         if self._pid != os.getpid() and self.is_own and not self._client.is_closed:
             with _proxies_usable():
                 self._inherited, self._client = self._client, self._make()

@@ -301,6 +301,29 @@ class TestLife:
                 await asynchronous.token()
         assert "client-closed" == caught.value.code
 
+    async def test_closed_stays_closed(
+        self, registered: SmartTestServer, pem_signer: Signer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also where a request on its way has opened the httpx client again."""
+
+        async def aclose(client: httpx.AsyncClient) -> None:
+            """Loses the race."""
+
+        monkeypatch.setattr(httpx.Client, "close", lambda client: None)
+        monkeypatch.setattr(httpx.AsyncClient, "aclose", aclose)
+        settings = client_settings(pem_signer, registered)
+        client, tasks = keystay.TokenClient(**settings), keystay.AsyncTokenClient(**settings)
+        client.close()
+        await tasks.aclose()
+        for _ in range(2):
+            with pytest.raises(ConfigurationError) as caught:
+                client.token()
+            assert "client-closed" == caught.value.code
+            with pytest.raises(ConfigurationError) as caught:
+                await tasks.token()
+            assert "client-closed" == caught.value.code
+        assert 0 == len(registered.log)
+
     def test_shows_no_secret_and_is_not_pickled(
         self, registered: SmartTestServer, make_client: MakeClient
     ) -> None:
