@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.rotating import Commands
+from tests.support.rotating import KEYSTAY, Commands
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from keystay.testing import SmartTestServer
+    from tests.support.aws_fixtures import KmsUri
+    from tests.support.kms_proxy import KmsProxy
+    from tests.support.ministack import MiniStack
     from tests.support.p11kit import P11KitServer
 
 TIMES = 50
@@ -176,3 +180,46 @@ def test_start_in_a_token(folder: Path, p11kit: P11KitServer, no_environment: No
     listed = run.json("key", "list", f"pkcs11:token={p11kit.token.label}?{p11kit.query}")
     labels = [key["label"] for key in listed if key["label"].startswith(f"{name}-")]
     assert sorted(f"{name}-{number}" for number in range(TIMES + MEASURED)) == sorted(labels)
+
+
+@pytest.mark.parametrize("may_list", [True, False])
+def test_key_without_its_name(
+    ministack: MiniStack,
+    kms_uri: KmsUri,
+    kms_proxy: KmsProxy,
+    alias: str,
+    tmp_path: Path,
+    no_environment: None,
+    may_list: bool,
+) -> None:
+    """Killed between AWS KMS's CreateKey and CreateAlias: the same key is the successor after all.
+
+    Who may not list keys gets another one, and is told.
+    """
+    ministack.point(alias, ministack.key("P-384"))
+    (tmp_path / "keystay.toml").write_text(
+        '[clients.etl]\nfhir_base_url = "https://ehr.example.org"\nclient_id = "etl"\n'
+        f'key = "{kms_uri(alias)}"\n'
+    )
+    run = Commands(tmp_path)
+    kms_proxy.hang("CreateAlias", times=1)
+    child = subprocess.Popen(
+        [KEYSTAY, "rotate", "start"], cwd=tmp_path, env=run.env, stdout=subprocess.DEVNULL
+    )
+    until = time.monotonic() + 60
+    while not kms_proxy.count("CreateAlias"):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    kms_proxy.clear()
+    if not may_list:
+        kms_proxy.fail("ListAliases", "AccessDeniedException", message="not allowed")
+
+    done = run("rotate", "start")
+
+    assert ("kms:ListAliases" in done.stderr) is not may_list
+    made_anew = 0 if may_list else 1
+    assert (made_anew, 1) == (kms_proxy.count("CreateKey"), kms_proxy.count("CreateAlias"))
+    successor = run.json("rotate", "status")["keys"][1]
+    assert ("next", True) == (successor["state"], bool(successor["kid"]))

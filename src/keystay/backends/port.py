@@ -38,6 +38,7 @@ __all__ = [
     "LeasesKey",
     "ListsKeys",
     "NamesSuccessors",
+    "ResumesKeys",
     "SignRequest",
     "SigningKey",
     "TellsCustody",
@@ -267,6 +268,21 @@ class NamesSuccessors(KeyStore, Protocol):
 
         Raises:
             ConfigurationError: The URI gives the key no name that another could be made of.
+        """
+
+
+@runtime_checkable
+class ResumesKeys(GeneratesKeys, Protocol):
+    """A key store where a key can be left without its name, if its making is killed."""
+
+    def resume_key(self, key_type: str) -> KeyRecord | None:
+        """Name the key that a `generate_key` for this URI has left so; None if there is none.
+
+        Args:
+            key_type: As for `generate_key`.
+
+        Raises:
+            BackendError: What the store reports.
         """
 
 

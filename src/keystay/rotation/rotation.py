@@ -198,7 +198,11 @@ class Rotation:
 
         try:
             uri = find_or_make(
-                self._stores, successor.uri, successor.key_type or "P-384", before_making=note
+                self._stores,
+                successor.uri,
+                successor.key_type or "P-384",
+                was_begun=successor.created is not None,
+                before_making=note,
             )
         except ConfigurationError:
             # Refused before anything was made: nothing to remember.

@@ -13,6 +13,7 @@ from keystay.backends.port import (
     KeyRecord,
     ListsKeys,
     NamesSuccessors,
+    ResumesKeys,
 )
 from keystay.backends.registry import default_registry
 from keystay.backends.secrets import SecretResolver
@@ -92,7 +93,12 @@ def free_uri(stores: Stores, uri: str, now: datetime) -> str:
 
 
 def find_or_make(
-    stores: Stores, uri: str, key_type: str, *, before_making: Callable[[], None]
+    stores: Stores,
+    uri: str,
+    key_type: str,
+    *,
+    was_begun: bool = False,
+    before_making: Callable[[], None],
 ) -> str:
     """The URI that opens the key `uri` names, made if it is not there.
 
@@ -100,6 +106,7 @@ def find_or_make(
         stores: Where keys live.
         uri: What was asked for.
         key_type: What to make.
+        was_begun: Whether it may have been made, and not named, by one who was killed.
         before_making: Called before anything is made.
 
     Raises:
@@ -123,7 +130,8 @@ def find_or_make(
                 hint="Make it with the tools of the key store, and repeat.",
             )
         before_making()
-        return store.generate_key(key_type).uri
+        left = store.resume_key(key_type) if was_begun and isinstance(store, ResumesKeys) else None
+        return (left or store.generate_key(key_type)).uri
 
 
 def _existing(stores: Stores, uri: str) -> Sequence[KeyRecord] | None:

@@ -68,6 +68,7 @@ class KeyMetadata:
         state: KeyState.
         signing_algorithms: SigningAlgorithms, empty when it cannot sign.
         facts: The rest, by the names an auditor reads.
+        description: As it was created with.
         created: When the key was made, or None.
         deletion: When it will be gone, or None.
     """
@@ -79,6 +80,7 @@ class KeyMetadata:
     state: str
     signing_algorithms: tuple[str, ...]
     facts: Mapping[str, str | bool]
+    description: str = ""
     created: datetime | None = None
     deletion: datetime | None = None
 
@@ -106,6 +108,7 @@ class KeyMetadata:
             state=state,
             signing_algorithms=tuple(map(str, data.get("SigningAlgorithms") or ())),
             facts=_facts(data),
+            description=str(data.get("Description") or ""),
             created=created if isinstance(created, datetime) else None,
             deletion=deletion if isinstance(deletion, datetime) else None,
         )

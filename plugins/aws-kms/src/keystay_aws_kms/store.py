@@ -106,22 +106,44 @@ class KmsStore:
         parameters: dict[str, Any] = {
             "KeySpec": _SPECS[key_type],
             "KeyUsage": "SIGN_VERIFY",
-            "Description": f"keystay: {alias.removeprefix('alias/')}",
+            "Description": _description(alias),
         }
         if self._tags:
             parameters["Tags"] = [{"TagKey": n, "TagValue": v} for n, v in self._tags.items()]
         created = self._call("CreateKey", "*", lambda kms: kms.create_key(**parameters))
         metadata = KeyMetadata.of(created)
         try:
-            self._call(
-                "CreateAlias",
-                alias,
-                lambda kms: kms.create_alias(AliasName=alias, TargetKeyId=metadata.key_id),
-            )
+            return self._named(metadata, alias)
         except BackendError as error:
             self._discard(metadata, error)
             raise
-        return self._record(metadata, alias)
+
+    def resume_key(self, key_type: str) -> KeyRecord | None:
+        """Give the URI's alias to the key that a `generate_key` created before it was killed.
+
+        It is known by its description, and has no alias yet. Looking through the account's keys
+        takes kms:ListKeys, kms:ListAliases and kms:DescribeKey; without them it is not found.
+
+        Args:
+            key_type: As for `generate_key`.
+
+        Raises:
+            BackendError: KMS refuses.
+        """
+        self._check_open()
+        alias = None if self._pattern else self._reference.alias
+        if alias is None:
+            return None
+        try:
+            metadata = next(self._left_over(_SPECS.get(key_type), _description(alias)), None)
+        except KeyUnusableError as error:
+            logger.warning(
+                "Whether a key was created before and has no alias yet cannot be seen: %s",
+                error.message,
+                extra={"event": "keys-not-shown"},
+            )
+            return None
+        return None if metadata is None else self._named(metadata, alias)
 
     def list_keys(self) -> list[KeyRecord]:
         """The asymmetric signing keys that the URI matches, by alias; one record for each alias.
@@ -133,13 +155,9 @@ class KmsStore:
         if self._pattern is None:
             metadata = self._describe(self._reference.text)
             return [self._record(metadata, self._reference.alias)] if metadata.signs else []
-        aliases: dict[str, list[str]] = {}
-        for item in self._pages("ListAliases", "Aliases", lambda kms, a: kms.list_aliases(**a)):
-            if isinstance(target := item.get("TargetKeyId"), str):
-                aliases.setdefault(target, []).append(str(item.get("AliasName", "")))
+        aliases = self._aliases()
         if self._pattern == "*":
-            keys = self._pages("ListKeys", "Keys", lambda kms, a: kms.list_keys(**a))
-            wanted = {str(item["KeyId"]): aliases.get(str(item["KeyId"]), [""]) for item in keys}
+            wanted = {key: aliases.get(key, [""]) for key in self._keys()}
         else:
             matching = {
                 key: [name for name in names if fnmatch.fnmatchcase(name, self._pattern)]
@@ -201,6 +219,46 @@ class KmsStore:
                 },
             },
         )
+
+    def _aliases(self) -> dict[str, list[str]]:
+        """The aliases of each key that has one, by key id."""
+        found: dict[str, list[str]] = {}
+        for item in self._pages("ListAliases", "Aliases", lambda kms, a: kms.list_aliases(**a)):
+            if isinstance(target := item.get("TargetKeyId"), str):
+                found.setdefault(target, []).append(str(item.get("AliasName", "")))
+        return found
+
+    def _keys(self) -> Iterator[str]:
+        """The ids of all keys."""
+        for item in self._pages("ListKeys", "Keys", lambda kms, a: kms.list_keys(**a)):
+            yield str(item["KeyId"])
+
+    def _left_over(self, spec: str | None, description: str) -> Iterator[KeyMetadata]:
+        """Keys without an alias that are as `generate_key` makes them, material included."""
+        aliases = self._aliases()
+        for key_id in self._keys():
+            if key_id in aliases:
+                continue
+            try:
+                metadata = self._describe(key_id)
+            except KeyUnusableError:  # access denied: another team's
+                continue
+            if (
+                (metadata.description, metadata.spec, metadata.state)
+                == (description, spec, "Enabled")
+                and metadata.signs
+                and metadata.facts.get("origin") == "AWS_KMS"
+            ):
+                yield metadata
+
+    def _named(self, metadata: KeyMetadata, alias: str) -> KeyRecord:
+        """A key's record, once it has the alias."""
+        self._call(
+            "CreateAlias",
+            alias,
+            lambda kms: kms.create_alias(AliasName=alias, TargetKeyId=metadata.key_id),
+        )
+        return self._record(metadata, alias)
 
     def _refuse_existing(self, alias: str) -> None:
         try:
@@ -267,6 +325,10 @@ class KmsStore:
     def _check_open(self) -> None:
         if self._closed:
             raise SignerClosedError("The key store AWS KMS is closed.")
+
+
+def _description(alias: str) -> str:
+    return f"keystay: {alias.removeprefix('alias/')}"
 
 
 def _unnamed(message: str) -> ConfigurationError:
