@@ -29,13 +29,15 @@ pytestmark = pytest.mark.usefixtures("no_environment")
 THREADS, TASKS = 200, 1000
 LATENCY = 0.2
 """Seconds a token request takes: long enough for everybody to be waiting."""
+LIFETIME, SHORT = 300, 2
+"""Seconds a token lives; and one that the test waits out."""
 MOMENTS = ["first-use", "expiry"]
 
 
 @pytest.fixture
 def server(pem_signer: Signer) -> Iterator[SmartTestServer]:
-    """A strict server that takes its time, and whose tokens live a second."""
-    with SmartTestServer(token_lifetime=1) as made:
+    """A strict server that takes its time."""
+    with SmartTestServer(token_lifetime=LIFETIME) as made:
         watch_exchanges(made)
         made.register(CLIENT_ID, jwks=keystay.JWKSet.from_signers([pem_signer]))
         handle = made.authorization_server.handle
@@ -91,6 +93,14 @@ class Crowd:
                 group.start_soon(work)
 
 
+@contextmanager
+def short_lived(server: SmartTestServer) -> Iterator[None]:
+    """Tokens that are got in this block are over soon."""
+    server.authorization_server.token_lifetime = SHORT
+    yield
+    server.authorization_server.token_lifetime = LIFETIME
+
+
 def let_expire(client: keystay.TokenClient | keystay.AsyncTokenClient) -> None:
     """Wait until the kept token is over."""
     token = client._renewal.token
@@ -103,7 +113,8 @@ def let_expire(client: keystay.TokenClient | keystay.AsyncTokenClient) -> None:
 def test_threads(client: keystay.TokenClient, server: SmartTestServer, moment: str) -> None:
     """200 threads."""
     if moment == "expiry":
-        client.token()
+        with short_lived(server):
+            client.token()
         let_expire(client)
         server.log.clear()
     crowd = Crowd()
@@ -118,7 +129,8 @@ async def test_tasks(server: SmartTestServer, pem_signer: Signer, moment: str) -
     """1,000 tasks, under asyncio and under trio."""
     async with keystay.AsyncTokenClient(**client_settings(pem_signer, server)) as client:
         if moment == "expiry":
-            await client.token()
+            with short_lived(server):
+                await client.token()
             let_expire(client)
             server.log.clear()
         crowd = Crowd()
@@ -135,7 +147,8 @@ async def test_mixed(
     """200 threads and 1,000 tasks against one client; whoever comes first renews for both."""
     async with client.as_async() as shared:
         if moment == "expiry":
-            await shared.token()
+            with short_lived(server):
+                await shared.token()
             let_expire(client)
             server.log.clear()
         crowd = Crowd()
