@@ -55,7 +55,7 @@ RULES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 GOOD: dict[str, Any] = {
     "custody": "hardware", "evidence": "reported", "backends": ("pkcs11",),
-    "algorithms": ("ES384",), "min_rsa_bits": 4096, "min_ec_bits": 384, "max_key_age": 101,
+    "algorithms": ("ES384",), "min_rsa_bits": 4096, "min_ec_bits": 384, "max_key_age": 110,
 }  # fmt: skip
 
 
