@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from keystay.errors import BackendTimeoutError, SignerClosedError
 from keystay_gcp_kms.errors import FAILURES, Step, is_retryable, status_of, translate, wait_asked
+from keystay_gcp_kms.forks import inside_grpc
 from keystay_gcp_kms.quiet import quiet
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ class Connection:
                         make = partial(method, client, deadline.remaining)
                         answer = _within(deadline, step, make)
                     else:
-                        answer = method(client, deadline.remaining)
+                        with inside_grpc():
+                            answer = method(client, deadline.remaining)
                 return answer, generation
             except BackendTimeoutError:
                 if telling is None:
