@@ -137,7 +137,7 @@ class Connection:
                         make = partial(method, client, deadline.remaining)
                         answer = _within(deadline, step, make)
                     else:
-                        with inside_grpc():
+                        with inside_grpc(deadline):
                             answer = method(client, deadline.remaining)
                 return answer, generation
             except BackendTimeoutError:

@@ -12,6 +12,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystay.backends import Deadline
 
 __all__ = ["inside_grpc"]
 
@@ -28,10 +32,11 @@ class _Gate:
             before=self._close, after_in_parent=self._open, after_in_child=self._begin_anew
         )
 
-    def enter(self) -> None:
+    def enter(self, deadline: Deadline) -> None:
         with self._changed:
             if self._forking:
-                self._changed.wait_for(lambda: not self._forking, 2 * _PATIENCE)
+                wait = min(2 * _PATIENCE, deadline.remaining)
+                self._changed.wait_for(lambda: not self._forking, wait)
             self._inside += 1
 
     def leave(self) -> None:
@@ -61,10 +66,14 @@ _gate = _Gate()
 
 
 @contextmanager
-def inside_grpc() -> Iterator[None]:
-    """A call of gRPC; a fork waits until it is over, if that is soon."""
+def inside_grpc(deadline: Deadline) -> Iterator[None]:
+    """A call of gRPC; a fork waits until it is over, if that is soon.
+
+    Args:
+        deadline: The call's; it waits no longer for a fork that is being made.
+    """
     gate = _gate
-    gate.enter()
+    gate.enter(deadline)
     try:
         yield
     finally:
