@@ -12,10 +12,10 @@ import httpx
 
 from benchmarks.assertion import StubKey
 from benchmarks.measure import Goal, interleave
+from keystay.concurrency.clock import now
 from keystay.signer import Signer
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.client import TokenClient
-from keystay.tokens.clock import now
 
 BASE = "https://ehr.example.org/fhir/r4"
 CALLS = 1000

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from benchmarks.measure import Goal, Times, interleave
-from keystay.backends import Deadline, Workers
+from keystay.concurrency import Deadline, WorkerThreads
 
 MESSAGE = b"x" * 300
 DEVICE_SECONDS = 0.001
@@ -22,7 +22,7 @@ DEVICE_SECONDS = 0.001
 
 def run(*, smoke: bool) -> Iterator[Goal]:
     """The hops alone, then with a P-384 signature and with a device that takes 1 ms."""
-    workers = Workers("the benchmark")
+    workers = WorkerThreads("the benchmark")
     deadline = Deadline.after(3600)
     key, algorithm = ec.generate_private_key(ec.SECP384R1()), ec.ECDSA(hashes.SHA384())
     sleep = ctypes.CDLL(None).usleep
@@ -41,9 +41,9 @@ def run(*, smoke: bool) -> Iterator[Goal]:
     times = interleave(
         {
             "nothing, directly": nothing,
-            "nothing, by a worker": lambda: workers.run(nothing, deadline),
+            "nothing, by a worker": lambda: workers.call_with_deadline(nothing, deadline),
             "1 ms, directly": device,
-            "1 ms, by a worker": lambda: workers.run(device, deadline),
+            "1 ms, by a worker": lambda: workers.call_with_deadline(device, deadline),
         },
         calls=calls,
         rounds=rounds,
@@ -63,7 +63,7 @@ def run(*, smoke: bool) -> Iterator[Goal]:
 
 
 async def _measure(
-    workers: Workers, nothing: Callable[[], None], sign: Callable[[], bytes], *, smoke: bool
+    workers: WorkerThreads, nothing: Callable[[], None], sign: Callable[[], bytes], *, smoke: bool
 ) -> Times:
     deadline = Deadline.after(3600)
 
@@ -77,10 +77,10 @@ async def _measure(
     contenders: dict[str, Callable[[], Awaitable[object]]] = {
         "nothing, on the loop": lambda: on_the_loop(nothing),
         "nothing, by anyio": lambda: by_anyio(nothing),
-        "nothing, by a worker": lambda: workers.run_async(nothing, deadline),
+        "nothing, by a worker": lambda: workers.call_with_deadline_async(nothing, deadline),
         "P-384, on the loop": lambda: on_the_loop(sign),
         "P-384, by anyio": lambda: by_anyio(sign),
-        "P-384, by a worker": lambda: workers.run_async(sign, deadline),
+        "P-384, by a worker": lambda: workers.call_with_deadline_async(sign, deadline),
     }
     calls, rounds = (10, 2) if smoke else (200, 15)
     found: dict[str, list[float]] = {name: [] for name in contenders}

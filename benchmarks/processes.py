@@ -20,8 +20,8 @@ from benchmarks.measure import Goal
 from benchmarks.renewals import ALLOWED, LATENCY, settings
 from benchmarks.token_server import TokenServer, running
 from keystay import FileTokenStore, TokenClient
+from keystay.concurrency.clock import now
 from keystay.tokens.access_token import AccessToken
-from keystay.tokens.clock import now
 from keystay.tokens.store import TokenOwner
 
 PROCESSES = 16

@@ -6,7 +6,6 @@ broken plugin breaks nothing but itself.
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
@@ -15,9 +14,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import pluggy
 
+from keystay.concurrency import Deadline, DeadlineLock
 from keystay.errors import KeystayError
 
 __all__ = ["Claim", "PluginRegistry"]
+
+_LONGEST_IMPORT = 60.0  # seconds that a thread waits while another one imports a plugin
 
 
 class Claim(NamedTuple):
@@ -62,7 +64,7 @@ class PluginRegistry(ABC):
         self._entry_points = entry_points or (
             lambda: tuple(metadata.entry_points(group=self.group))
         )
-        self._lock = threading.RLock()
+        self._lock = DeadlineLock("importing a plugin", reentrant=True)
         self._managers: dict[str, pluggy.PluginManager] = {}
 
     def claims(self) -> Iterator[Claim]:
@@ -80,11 +82,13 @@ class PluginRegistry(ABC):
 
         Raises:
             KeystayError: Nobody claims the name, several do, or the plugin is broken.
+            BackendTimeoutError: Another thread has been importing it for a minute.
         """
-        with self._lock:
-            if name not in self._managers:
-                self._managers[name] = self._load(name)
-            return self._managers[name].hook
+        if name not in self._managers:
+            with self._lock.held(Deadline.after(_LONGEST_IMPORT)):
+                if name not in self._managers:
+                    self._managers[name] = self._load(name)
+        return self._managers[name].hook
 
     @abstractmethod
     def _missing(self, name: str, present: str) -> KeystayError:

@@ -19,7 +19,6 @@ from keystay import algorithms, jwk, key_uri, signatures
 from keystay.backends.port import (
     BackendContext,
     BackendKey,
-    Deadline,
     LeasesKey,
     SigningKey,
     SignRequest,
@@ -27,7 +26,7 @@ from keystay.backends.port import (
 )
 from keystay.backends.registry import Registry, default_registry, unexpected
 from keystay.backends.secrets import SecretResolver
-from keystay.backends.workers import Workers
+from keystay.concurrency import Deadline, WorkerThreads, hold_off_forks
 from keystay.custody import minimum
 from keystay.errors import (
     AlgorithmError,
@@ -111,7 +110,8 @@ def open_signer(
         base_dir=folder,
     )
     with watch_opening(observers, str(parsed), parsed.scheme) as tell:
-        key = (registry or default_registry()).open_key(parsed, context)
+        with hold_off_forks(Deadline.after(timeout)):
+            key = (registry or default_registry()).open_key(parsed, context)
         try:
             signer = Signer(
                 key,
@@ -196,7 +196,7 @@ class Signer:
         self._what = f"A signature by {self._name}"
         self._verification = Verification(self._name, description, verify)
         self._timeout = timeout
-        self._workers = Workers(self._name, most=_ASYNC_CALLS)
+        self._threads = WorkerThreads(self._name, most=_ASYNC_CALLS)
         self._closed = False
         self._is_wanted = observers.wants
         self._witness = SignatureWitness(observers, description, backend=backend, kid=self._kid)
@@ -341,7 +341,7 @@ class Signer:
 
             await anyio.lowlevel.checkpoint()
             return self.sign_stamped(stamp, algorithm, timeout=deadline.remaining, about=about)
-        return await self._workers.run_async(
+        return await self._threads.call_with_deadline_async(
             lambda: self.sign_stamped(stamp, algorithm, timeout=deadline.remaining, about=about),
             deadline,
         )
@@ -408,7 +408,8 @@ class Signer:
         """
         self._check_open()
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        self._guarded(lambda: self._key.health(deadline))
+        with hold_off_forks(deadline):
+            self._guarded(lambda: self._key.health(deadline))
 
     def close(self) -> None:
         """Release the key; idempotent."""
@@ -491,10 +492,11 @@ class Signer:
     ) -> Signed:
         """Sign a digest, or a message made by `stamp` once there is a session for it."""
         try:
-            if self._lease is None:
-                return self._sign_with(self._key, digest, algorithm, deadline, stamp)
-            with self._lease(deadline) as key:
-                return self._sign_with(key, digest, algorithm, deadline, stamp)
+            with hold_off_forks(deadline):
+                if self._lease is None:
+                    return self._sign_with(self._key, digest, algorithm, deadline, stamp)
+                with self._lease(deadline) as key:
+                    return self._sign_with(key, digest, algorithm, deadline, stamp)
         except KeystayError:
             raise
         except Exception as error:

@@ -387,7 +387,7 @@ def test_careful_key_left_behind(careful: ShimmedToken) -> None:
             signer.sign(b"after", timeout=2)
             asked = shim.calls("C_SignInit")
             shim.release()
-            waits_for(lambda: not workers.hanging)
+            waits_for(lambda: not workers.abandoned)
             assert shim.calls("C_SignInit") == asked
         """,
         careful.key_uri("careful"),

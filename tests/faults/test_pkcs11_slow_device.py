@@ -46,10 +46,10 @@ with keystay.open_signer(sys.argv[1]) as signer:
     for _ in range(20):
         signer.sign(b"goes on")
     workers = signer._key._module.workers
-    assert workers.hanging == 1
+    assert workers.abandoned == 1
     closed = shim.calls("C_CloseSession")
     shim.release()
-    wait_until(lambda: not workers.hanging)
+    wait_until(lambda: not workers.abandoned)
     assert shim.calls("C_CloseSession") == closed + 1
     signer.sign(b"after")
 assert shim.sessions() == 0
@@ -76,7 +76,7 @@ with keystay.open_signer(sys.argv[1]) as signer:
     assert time.monotonic() - started < 1.5
     signer.sign(b"goes on")
     shim.release()
-    wait_until(lambda: not signer._key._module.workers.hanging)
+    wait_until(lambda: not signer._key._module.workers.abandoned)
 assert shim.sessions() == 0
 """,
         shimmed.key_uri("epic"),
@@ -113,13 +113,13 @@ with keystay.open_signer(sys.argv[1]) as signer:
     ]
     [t.start() for t in threads], [t.join() for t in threads]
     workers = signer._key._module.workers
-    while workers.hanging < 16:
+    while workers.abandoned < 16:
         too_late(lambda: signer.sign(b"hangs", timeout=0.1))
     print(too_late(lambda: signer.sign(b"refused", timeout=60), "backend-hangs"))
     assert threading.active_count() < 30
     shim.hang("C_Sign", 0)
     shim.release()
-    wait_until(lambda: not workers.hanging)
+    wait_until(lambda: not workers.abandoned)
     signer.sign(b"after")
 """,
         shimmed.key_uri("epic", extra="&max-sessions=32"),

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_environment")
 
 PROCESSES = 16
 STORE = """
-from keystay.tokens.clock import now
+from keystay.concurrency.clock import now
 from keystay.tokens.file_store import FileTokenStore
 store = FileTokenStore(sys.argv[4], keys=os.environ["STORE_KEY"])
 def say(word):

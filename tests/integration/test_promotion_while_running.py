@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 import keystay
+from keystay.concurrency import Deadline
 from keystay.errors import ConfigurationError, KeyNotFoundError, KeystayError, SignerClosedError
 from keystay.publishing.source import KeySource
 from keystay.rotation import ClientKeys, Rotation, published_keys
@@ -135,7 +136,7 @@ class TestPromotion:
             assert first is again
             new = promoted(config, smart_server)
             stale = [source.is_stale]
-            source.refresh()
+            source.refresh(Deadline.after(10))
             assert [True, False] == [*stale, source.is_stale]
             with source.lease() as second:
                 assert new == second.kid != first.kid

@@ -9,7 +9,6 @@ from keystay.backends.port import (
     BackendContext,
     BackendKey,
     BackendSignature,
-    Deadline,
     GeneratesKeys,
     KeyDescription,
     KeyRecord,
@@ -23,7 +22,7 @@ from keystay.backends.port import (
     TellsCustody,
 )
 from keystay.backends.secrets import Secret, SecretResolver
-from keystay.backends.workers import Workers
+from keystay.concurrency import Deadline
 
 __all__ = [
     "API_VERSION",
@@ -44,6 +43,5 @@ __all__ = [
     "SignRequest",
     "SigningKey",
     "TellsCustody",
-    "Workers",
     "hookimpl",
 ]

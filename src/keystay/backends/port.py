@@ -7,17 +7,14 @@ deadlines and errors towards the user are the core's.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
-import msgspec
-
 from keystay.backends.secrets import SecretResolver
-from keystay.errors import BackendTimeoutError
+from keystay.concurrency import Deadline
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -30,7 +27,6 @@ __all__ = [
     "BackendContext",
     "BackendKey",
     "BackendSignature",
-    "Deadline",
     "GeneratesKeys",
     "KeyDescription",
     "KeyRecord",
@@ -46,37 +42,6 @@ __all__ = [
 
 API_VERSION = 1
 """Version of this port. A plugin module states the one it was written for as `api_version`."""
-
-
-class Deadline(msgspec.Struct, frozen=True, gc=False):
-    """A point in time by which an operation is over.
-
-    Attributes:
-        at: `time.monotonic()` seconds.
-        seconds: The length it was made with, for messages.
-    """
-
-    at: float
-    seconds: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """The deadline `seconds` from now."""
-        return cls(time.monotonic() + seconds, seconds)
-
-    @property
-    def remaining(self) -> float:
-        """Seconds left; 0.0 when it has passed."""
-        return max(0.0, self.at - time.monotonic())
-
-    def check(self, what: str) -> None:
-        """Raise `BackendTimeoutError` saying that `what` took too long, if it has passed."""
-        if time.monotonic() >= self.at:
-            raise BackendTimeoutError(
-                f"{what} did not finish within {self.seconds:g} s.",
-                cause="The device or service is slow, overloaded or gone.",
-                hint="Check its health and load; raise the timeout only if it is slow by nature.",
-            )
 
 
 class SignRequest:

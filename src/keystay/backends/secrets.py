@@ -15,12 +15,12 @@ import os
 import select
 import stat
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from keystay.concurrency import Deadline, DeadlineLock
 from keystay.errors import KeystayError, SecretError
 from keystay.files import doubt
 
@@ -28,6 +28,8 @@ __all__ = ["Secret", "SecretResolver"]
 
 _MAX_BYTES = 4096
 _FIFO_SECONDS = 10.0
+# Seconds that a thread waits while another one resolves a secret: a person may be typing it.
+_LONGEST_QUESTION = 300.0
 _SCHEMES = "file:PATH, env:NAME, prompt: or keyring:SERVICE/USER"
 
 
@@ -71,7 +73,7 @@ class SecretResolver:
     ) -> None:
         self._provider = provider
         self._base_dir = base_dir or Path()
-        self._lock = threading.Lock()
+        self._lock = DeadlineLock("resolving a secret", reentrant=True)
         self._known: dict[tuple[str, str], Secret] = {}
 
     def __repr__(self) -> str:
@@ -90,9 +92,11 @@ class SecretResolver:
         Raises:
             SecretError: It is missing, unsafe, empty or unreadable. The message never repeats
                 a value.
+            BackendTimeoutError: Another thread has been asking for it for minutes.
         """
         key = (reference or "", purpose)
-        with self._lock:  # one question, however many threads ask
+        # One question, however many threads ask.
+        with self._lock.held(Deadline.after(_LONGEST_QUESTION)):
             if (known := self._known.get(key)) is not None:
                 return known
             if reference and not reference.startswith("prompt:"):

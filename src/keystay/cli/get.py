@@ -67,7 +67,7 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
 def _read(
     client: httpx.Client, url: str, accept: str, token: AccessToken, timeout: float
 ) -> HttpResponse:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.smart.messages import HttpRequest
     from keystay.tokens.exchange import send
 

@@ -14,7 +14,7 @@ def look(config: Config, client: ClientConfig, url: str) -> Publication:
     Raises:
         KeystayError: Nothing that can be used.
     """
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.tokens.exchange import send
     from keystay.tokens.http_clients import new_client
 

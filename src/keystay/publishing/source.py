@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from keystay.concurrency import Deadline, DeadlineLock
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.jwk import JWKSet, public_jwk
 from keystay.publishing.kept_key import KeptKey
@@ -28,6 +29,8 @@ logger = logging.getLogger("keystay.publishing")
 
 RETRY_SECONDS = 30.0
 """Between attempts to read a key whose backend was down."""
+
+_LONGEST_READING = 60.0  # seconds that a request waits for another one to read the key
 
 
 class KeySource:
@@ -69,7 +72,7 @@ class _Client:
     def __init__(self, keys: ClientKeys) -> None:
         keys.state()  # which says what does not fit together
         self._keys, self._keeper = keys, KeptKey(keys)
-        self._lock = threading.Lock()
+        self._lock = DeadlineLock("reading the key to publish")
         self._stamp: Stamp = None
         self._from_state: Sequence[Mapping[str, Any]] | None = None
         self._kept: Mapping[str, Any] | None = None
@@ -79,7 +82,7 @@ class _Client:
         self._said: tuple[Stamp, str] | None = None
 
     def published(self) -> Sequence[Mapping[str, Any]]:
-        with self._lock:
+        with self._lock.held(Deadline.after(_LONGEST_READING)):
             self._look_at_state()
             if self._from_state is not None:
                 return self._from_state
@@ -125,7 +128,7 @@ class _Client:
                 "publishing the key as it was kept: %s", error, extra={"event": "key-unavailable"}
             )
             return
-        with self._lock:
+        with self._lock.held(Deadline.after(_LONGEST_READING)):
             self._kept, self._fresh = jwk, True
 
     def _read_unless_down(self, is_due: bool) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from keystay.concurrency import Deadline, DeadlineLock, reset_after_fork
 from keystay.errors import ConfigurationError, KeystayError
-from keystay.forks import remake_in_children
 from keystay.jwk import public_jwk
 from keystay.rotation.publication import is_same_key
 from keystay.rotation.requirement import PublicationRequirement
@@ -48,8 +48,9 @@ class RotatingSigner:
         self._stamp = None if keys.file is None else keys.file.stamp()
         self._held = self._open(keys.state())
         self._closed = False
+        self._opening = DeadlineLock("opening the key that is current now")
         self.remake_locks()
-        remake_in_children(self)
+        reset_after_fork(self.remake_locks)
 
     def __repr__(self) -> str:
         return repr(self.signer)
@@ -65,10 +66,13 @@ class RotatingSigner:
         file = self._keys.file
         return file is not None and file.stamp() != self._stamp and not self._closed
 
-    def refresh(self) -> None:
+    def refresh(self, deadline: Deadline) -> None:
         """Read the state again and open the key that is current now. Blocks.
 
         When that fails, the key in hand goes on as long as it may be published still.
+
+        Args:
+            deadline: When to stop waiting for another thread that does it.
 
         Raises:
             KeystayError: It fails, and the key in hand has left the set.
@@ -76,7 +80,7 @@ class RotatingSigner:
         file = self._keys.file
         if file is None:
             return
-        with self._opening:
+        with self._opening.held(deadline):
             stamp, state = file.stamp(), None
             if stamp == self._stamp:
                 return  # somebody else was faster
@@ -165,7 +169,7 @@ class RotatingSigner:
 
     def remake_locks(self) -> None:
         """At the beginning, and in a forked child, where nobody else holds a lock."""
-        self._lock, self._opening = threading.RLock(), threading.Lock()
+        self._lock = threading.RLock()
 
 
 class _Held:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import NoReturn
 
+from keystay.concurrency.clock import now
 from keystay.smart.scopes import missing_scopes
-from keystay.tokens.clock import now
 
 __all__ = ["AccessToken"]
 
@@ -54,7 +54,7 @@ class AccessToken:
         self.lifetime = float(expires_in)
         """Seconds from request to expiry."""
         self.ends_at = requested_at + self.lifetime
-        """When it expires, by `keystay.tokens.clock.now()`."""
+        """When it expires, by `keystay.concurrency.SYSTEM_CLOCK.now()`."""
         self.expires_at = time.time() + self.ends_at - now()
         """When it expires, as Unix time in seconds, by this machine's clock when it was made."""
         self.scope = scope

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Unpack
 
 import httpx
 
-from keystay.backends.port import Deadline
+from keystay.concurrency import Deadline
+from keystay.concurrency.clock import now
 from keystay.config import Config, HttpSettings, load_config
 from keystay.tokens.client import _Client
-from keystay.tokens.clock import now
 from keystay.tokens.http_clients import HttpLink
 from keystay.tokens.settings import ClientSettings, configured
 from keystay.tokens.shells import drive_async

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from keystay.tokens.clock import now
+from keystay.concurrency.clock import now
 
 if TYPE_CHECKING:
     from keystay.tokens.access_token import AccessToken

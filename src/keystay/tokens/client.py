@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NoReturn, Unpack
 
 import httpx
 
-from keystay.backends.port import Deadline
+from keystay.concurrency import Deadline
+from keystay.concurrency.clock import now
 from keystay.config import Config, HttpSettings, load_config
 from keystay.errors import ConfigurationError
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
-from keystay.tokens.clock import now
 from keystay.tokens.http_clients import HttpLink
 from keystay.tokens.settings import ClientSettings, configured
 from keystay.tokens.shells import drive, drive_in_threads

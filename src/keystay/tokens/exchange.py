@@ -23,7 +23,7 @@ from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.network_errors import mapped, where
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
 
 __all__ = ["closed", "require_open", "send", "send_async"]
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
+from keystay.concurrency.clock import now
 from keystay.errors import ConfigurationError
 from keystay.files import doubt
 from keystay.tokens.access_token import AccessToken
-from keystay.tokens.clock import now
 from keystay.tokens.store import TokenOwner
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from keystay.concurrency.clock import now
 from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.scopes import ScopeStyle, advertised_style, convert
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.actions import BuildAssertion
-from keystay.tokens.clock import now
 from keystay.tokens.refusal import correlation_id, refusal
 
 if TYPE_CHECKING:

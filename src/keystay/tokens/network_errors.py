@@ -14,7 +14,7 @@ import httpx
 from keystay.errors import NetworkError, NetworkTimeoutError
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.smart.messages import HttpRequest
 
 __all__ = ["mapped", "root", "where"]

@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from keystay.concurrency.clock import now
+from keystay.concurrency.forks import reset_after_fork
 from keystay.config.limits import parse_rate
 from keystay.errors import RateBudgetError
-from keystay.forks import remake_in_children
 from keystay.tokens.actions import Pause
-from keystay.tokens.clock import now
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.tokens.actions import Flow
 
 __all__ = ["RateBudget"]
@@ -37,7 +37,7 @@ class RateBudget:
         self._count, self._seconds = (0, 0.0) if rate is None else parse_rate(rate)
         self._sent: deque[float] = deque()
         self.remake_locks()
-        remake_in_children(self)
+        reset_after_fork(self.remake_locks)
 
     def admit(
         self, deadline: Deadline, *, is_patient: Callable[[], bool]

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Required, TypedDict, TypeVar, Unpack
 
 import httpx
 
-from keystay.backends.port import Deadline
 from keystay.backends.secrets import Secret, SecretResolver
+from keystay.concurrency import Deadline
 from keystay.errors import ConfigurationError
 from keystay.jwk import JWKSet, PublicSigner
 from keystay.smart.client_metadata import backend_services

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from keystay.concurrency.clock import now
+from keystay.concurrency.forks import reset_after_fork
 from keystay.config.limits import require_window
 from keystay.errors import (
     ConfigurationError,
@@ -26,13 +28,11 @@ from keystay.errors import (
     PolicyError,
     SignerClosedError,
 )
-from keystay.forks import remake_in_children
 from keystay.tokens.actions import Flow, Pause, Wait
 from keystay.tokens.attempt import Attempt
-from keystay.tokens.clock import now
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.tokens.access_token import AccessToken
 
 __all__ = ["DEFAULT_WINDOW", "Renewal"]
@@ -88,7 +88,7 @@ class Renewal:
         self._error: Exception | None = None
         self._attempt: Attempt | None = None
         self.remake_locks()
-        remake_in_children(self)
+        reset_after_fork(self.remake_locks)
 
     def obtain(
         self, ask: Callable[[Deadline, bool], Flow[AccessToken]], deadline: Deadline

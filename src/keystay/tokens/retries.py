@@ -32,7 +32,7 @@ from keystay.tokens.actions import Pause
 from keystay.tokens.network_errors import root
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.tokens.actions import Flow
 
 __all__ = ["DEFAULT_RETRIES", "DEFAULT_SIGNER_RETRIES", "RetryBudgets", "persistent"]

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from keystay.assertion import MAX_LIFETIME
+from keystay.concurrency.clock import now
 from keystay.smart.http_times import server_time
-from keystay.tokens.clock import now
 
 if TYPE_CHECKING:
     from keystay.smart.messages import HttpResponse

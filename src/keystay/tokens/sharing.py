@@ -16,7 +16,7 @@ from keystay.errors import NetworkTimeoutError
 from keystay.tokens.actions import Call, Flow, Pause
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.tokens.access_token import AccessToken
     from keystay.tokens.renewal import Renewal
     from keystay.tokens.store import Claim, TokenOwner, TokenStore

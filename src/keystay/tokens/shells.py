@@ -17,7 +17,7 @@ from keystay.tokens.exchange import require_open, send, send_async
 if TYPE_CHECKING:
     import httpx
 
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.tokens.actions import Flow
 
 __all__ = ["drive", "drive_async", "drive_in_threads"]

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from keystay.concurrency import Deadline
     from keystay.signer import Signer
     from keystay.smart.messages import HttpRequest, HttpResponse
 
@@ -25,7 +26,7 @@ class SignerSource(Protocol):
     def is_stale(self) -> bool:
         """Whether `refresh` has something to do; quick."""
 
-    def refresh(self) -> None:
+    def refresh(self, deadline: Deadline) -> None:
         """Find the signer to use from now on; may block."""
 
     def lease(self) -> AbstractContextManager[Signer]:
@@ -50,7 +51,7 @@ class FixedSigner:
     def __init__(self, signer: Signer) -> None:
         self.signer = signer
 
-    def refresh(self) -> None:
+    def refresh(self, deadline: Deadline) -> None:
         """Nothing changes."""
 
     @contextmanager

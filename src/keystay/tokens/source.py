@@ -32,7 +32,7 @@ from keystay.tokens.store import TokenOwner
 from keystay.tokens.witness import TokenWitness
 
 if TYPE_CHECKING:
-    from keystay.backends.port import Deadline
+    from keystay.concurrency import Deadline
     from keystay.signer import Signer
     from keystay.smart.discovery import SmartConfiguration
     from keystay.tokens.access_token import AccessToken
@@ -178,7 +178,7 @@ class TokenSource:
     ) -> Flow[AccessToken]:
         """A token, asked for again where that is right and there is the patience."""
         admit = partial(self._budget.admit, deadline, is_patient=is_patient)
-        attempt = partial(self._on_time, partial(self._attempt, scope, signer, admit))
+        attempt = partial(self._on_time, partial(self._attempt, deadline, scope, signer, admit))
         tell = self._witness.retried
         return persistent(attempt, self._retries, deadline, tell, is_patient=is_patient)
 
@@ -194,6 +194,7 @@ class TokenSource:
 
     def _attempt(
         self,
+        deadline: Deadline,
         scope: str | None,
         signer: Signer | None,
         admit: Callable[[], Flow[AbstractContextManager[None]]],
@@ -209,7 +210,7 @@ class TokenSource:
             yield from self.signers.check(signer)
             return (yield from ask(self._assertion_for(signer=signer)))
         if self.signers.is_stale:
-            yield Call(self.signers.refresh, is_left=True)
+            yield Call(partial(self.signers.refresh, deadline), is_left=True)
         with self.signers.lease() as current:
             yield from self.signers.check(current)
             assertion = self._assertion

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from keystay.assertion import decode_unverified
+from keystay.concurrency.clock import now
 from keystay.errors import KeystayError
 from keystay.observers.events import (
     ClockSkewed,
@@ -18,7 +19,6 @@ from keystay.observers.events import (
 )
 from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.actions import BuildAssertion, Call, Flow
-from keystay.tokens.clock import now
 from keystay.tokens.refusal import correlation_id
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import keystay
-from keystay.tokens import clock
+from keystay.concurrency import clock
 from tests.support.secrets_watch import WATCH
 
 VALUE = "a-secret-access-token-value"

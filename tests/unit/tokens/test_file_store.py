@@ -16,10 +16,10 @@ import msgspec
 import pytest
 from cryptography.fernet import Fernet
 
+from keystay.concurrency.clock import now
 from keystay.errors import ConfigurationError
 from keystay.tokens import file_store
 from keystay.tokens.access_token import AccessToken
-from keystay.tokens.clock import now
 from keystay.tokens.file_store import FileTokenStore
 from keystay.tokens.store import TokenOwner
 from tests.support.secrets_watch import WATCH

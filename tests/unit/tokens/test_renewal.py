@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keystay.backends.port import Deadline
+from keystay.concurrency import Deadline, clock
 from keystay.errors import (
     ConfigurationError,
     KeystayError,
@@ -22,7 +22,6 @@ from keystay.errors import (
     SignerClosedError,
     TokenServerError,
 )
-from keystay.tokens import clock
 from keystay.tokens.access_token import AccessToken
 from keystay.tokens.actions import Flow, Pause, Wait
 from keystay.tokens.renewal import Renewal

@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 import keystay
+from keystay.concurrency.clock import now
 from keystay.config import HttpSettings
 from keystay.errors import ConfigurationError, KeystayError, SignerClosedError, TokenRefusedError
 from keystay.testing import Reply, SmartTestServer
-from keystay.tokens.clock import now
 from tests.support.fixtures import watch_exchanges
 from tests.support.secrets_watch import WATCH
 from tests.support.token_clients import CLIENT_ID, SCOPE, client_settings

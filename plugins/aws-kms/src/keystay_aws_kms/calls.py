@@ -7,25 +7,21 @@ timeouts are fixed when a client is made and bound the silence of one peer only.
 
 from __future__ import annotations
 
-import contextvars
-import random
-import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from keystay.concurrency import SYSTEM_CLOCK, WorkerThreads, backoff
 from keystay_aws_kms import error_codes, errors
 from keystay_aws_kms.quiet import quiet
 
 if TYPE_CHECKING:
-    from keystay.backends import Deadline
+    from keystay.concurrency import Clock, Deadline
     from keystay_aws_kms.connection import Connection, Kms
 
 __all__ = ["Calls"]
 
-# Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"); seconds.
-_FIRST_DELAY = 0.1
-_LONGEST_DELAY = 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 
 T = TypeVar("T")
 
@@ -35,11 +31,12 @@ class Calls:
 
     Args:
         connection: Has the client.
-        sleep: Waits that many seconds before another attempt; a test may hand in its own.
+        clock: Waits before another attempt; a test may hand in its own.
     """
 
-    def __init__(self, connection: Connection, sleep: Callable[[float], None] = time.sleep) -> None:
-        self._connection, self._sleep = connection, sleep
+    def __init__(self, connection: Connection, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._connection, self._clock = connection, clock
+        self._threads = _Threads("AWS KMS")
 
     def run(  # noqa: RET503 (raise_late raises)
         self, operation: str, key: str, send: Callable[[Kms], T], deadline: Deadline
@@ -62,21 +59,22 @@ class Calls:
         """
         attempt = 0
         last: Exception | None = None
-        while True:
+        while not deadline.expired:
             attempt += 1
-            outcome = self._attempt(send, deadline.remaining)
-            if not isinstance(outcome, Exception):
-                return outcome
-            if isinstance(outcome, _NoAnswerError):
+            try:
+                return self._threads.call_with_deadline(
+                    partial(self._send, send, deadline), deadline
+                )
+            except _NoAnswerError:  # the thread is left to end by botocore's own timeouts
                 break
-            last = outcome
+            except Exception as error:  # noqa: BLE001 - the SDK's, to be translated
+                last = error
             if not error_codes.is_retryable(last, operation):
                 errors.raise_translated(last, errors.Call(operation, key, self._connection.where))
-            limit = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** (attempt - 1))
-            delay = random.uniform(0.0, limit)  # noqa: S311
-            if delay >= deadline.remaining:
+            pause = backoff(attempt, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+            if pause >= deadline.remaining:
                 break
-            self._sleep(delay)
+            self._clock.sleep(pause)
         call = errors.Call(operation, key, self._connection.where)
         errors.raise_late(last, call, deadline.seconds, attempt)
 
@@ -89,34 +87,16 @@ class Calls:
         """Close the connection; idempotent."""
         self._connection.close()
 
-    def _attempt(self, send: Callable[[Kms], T], seconds: float) -> tuple[T, int] | Exception:
-        """One attempt: what came of it, or what it raised."""
-        if seconds <= 0:
-            return _NoAnswerError()
-        outcome: list[tuple[T, int] | BaseException] = []
-
-        def work() -> None:
-            try:
-                with quiet():
-                    connected = self._connection.get()
-                    outcome.append((send(connected.client), connected.number))
-            except BaseException as error:  # noqa: BLE001
-                outcome.append(error)
-
-        context = contextvars.copy_context()  # tracing follows the caller into the thread
-        thread = threading.Thread(
-            target=context.run, args=(work,), name="keystay-aws-kms", daemon=True
-        )
-        thread.start()
-        thread.join(seconds)
-        if not outcome:
-            # The thread is left to end by botocore's own timeouts.
-            return _NoAnswerError()
-        result = outcome[0]
-        if isinstance(result, BaseException) and not isinstance(result, Exception):
-            raise result
-        return result
+    def _send(self, send: Callable[[Kms], T], deadline: Deadline) -> tuple[T, int]:
+        with quiet():
+            connected = self._connection.get(deadline)
+            return send(connected.client), connected.number
 
 
 class _NoAnswerError(Exception):
     """The deadline passed during an attempt."""
+
+
+class _Threads(WorkerThreads):
+    def timeout_error(self, deadline: Deadline) -> Exception:
+        return _NoAnswerError()

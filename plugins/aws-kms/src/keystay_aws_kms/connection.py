@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
+from keystay.concurrency import DeadlineLock, detect_fork, reset_after_fork
 from keystay.errors import ConfigurationError, SignerClosedError
 from keystay_aws_kms.settings import endpoint_problem, is_aws, is_loopback
 
 if TYPE_CHECKING:
+    from keystay.concurrency import Deadline
     from keystay_aws_kms.settings import Settings
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "Connected", "Connection", "Kms", "connect"]
@@ -114,34 +114,36 @@ class Connection:
 
     def __init__(self, settings: Settings, make: Callable[[Settings], Kms] = connect) -> None:
         self._settings, self._make = settings, make
-        self._locks: dict[int, threading.Lock] = {}
-        self._current: tuple[int, Connected] | None = None
+        self._current: Connected | None = None
+        self._number = 0
         self._closed = False
+        self._making = DeadlineLock("connecting to AWS KMS")
+        reset_after_fork(self._reset)
 
-    def get(self) -> Connected:
+    def get(self, deadline: Deadline) -> Connected:
         """The client, made when first asked for in this process.
 
         Raises:
             SignerClosedError: After `close()`.
+            BackendTimeoutError: Another thread was making it until the deadline.
             Exception: Whatever boto3 raises.
         """
-        pid = os.getpid()
-        if self._current is not None and self._current[0] == pid and not self._closed:
-            return self._current[1]
-        # A lock for each process: that of the parent may have been held when it forked.
-        with self._locks.setdefault(pid, threading.Lock()):
+        detect_fork()
+        if self._current is not None and not self._closed:
+            return self._current
+        with self._making.held(deadline):
             if self._closed:
                 raise SignerClosedError("The connection to AWS KMS is closed.")
-            if self._current is None or self._current[0] != pid:
-                number = 1 if self._current is None else self._current[1].number + 1
-                self._current = pid, Connected(self._make(self._settings), number)
-            return self._current[1]
+            if self._current is None:
+                self._number += 1
+                self._current = Connected(self._make(self._settings), self._number)
+            return self._current
 
     @property
     def region(self) -> str | None:
         """The region; None until it is known."""
         current = self._current
-        return self._settings.region if current is None else current[1].client.meta.region_name
+        return self._settings.region if current is None else current.client.meta.region_name
 
     @property
     def endpoint(self) -> str | None:
@@ -149,7 +151,7 @@ class Connection:
         current = self._current
         if self._settings.endpoint is not None or current is None:
             return self._settings.endpoint
-        url: str = current[1].client.meta.endpoint_url
+        url: str = current.client.meta.endpoint_url
         return None if is_aws(url) else url
 
     @property
@@ -161,6 +163,11 @@ class Connection:
     def close(self) -> None:
         """Close the client; idempotent. Does not wait for one that is being made."""
         self._closed = True
+        detect_fork()
         current, self._current = self._current, None
-        if current is not None and current[0] == os.getpid():
-            current[1].client.close()
+        if current is not None:
+            current.client.close()
+
+    def _reset(self) -> None:
+        """In a forked child: the parent's sockets are not for it."""
+        self._current = None

@@ -5,20 +5,22 @@ The libraries' own retries are off: they know neither our deadline nor RESOURCE_
 
 from __future__ import annotations
 
-import contextvars
 import itertools
-import os
-import queue
-import random
-import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from keystay.concurrency import (
+    SYSTEM_CLOCK,
+    DeadlineLock,
+    WorkerThreads,
+    backoff,
+    detect_fork,
+    hold_off_forks,
+    reset_after_fork,
+)
 from keystay.errors import BackendTimeoutError, SignerClosedError
 from keystay_gcp_kms.errors import FAILURES, Step, is_retryable, status_of, translate, wait_asked
-from keystay_gcp_kms.forks import inside_grpc
 from keystay_gcp_kms.quiet import quiet
 
 if TYPE_CHECKING:
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
         KeyManagementServiceTransport,
     )
 
-    from keystay.backends import Deadline
+    from keystay.concurrency import Clock, Deadline
     from keystay_gcp_kms.settings import Settings
 
 __all__ = ["Connection", "KmsClient"]
 
 T = TypeVar("T")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 _GENERATIONS = itertools.count(1)
 # Clients that a fork brought along. Their channels belong to the parent, and destroying one talks
 # to the parent's threads, which are not here: they are kept to the end of the process.
@@ -76,31 +78,29 @@ class KmsClient(Protocol):
         """Make a key with its version 1."""
 
 
-class _State:
-    """The client of one process. A fork makes a new one, with a lock nobody holds."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.lock = threading.Lock()
-        self.client: KmsClient | None = None
-        self.generation = 0
-
-
 class Connection:
     """Google Cloud KMS as the settings reach it. Thread-safe; usable after a fork.
 
     Args:
         settings: How to reach it.
         make_client: Makes the client; a test may hand in its own.
+        clock: Waits before another attempt; a test may hand in its own.
     """
 
     def __init__(
-        self, settings: Settings, make_client: Callable[[Settings], KmsClient] | None = None
+        self,
+        settings: Settings,
+        make_client: Callable[[Settings], KmsClient] | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._settings = settings
+        self._settings, self._clock = settings, clock
         self._make_client = make_client or _make_client
-        self._state = _State()
+        self._client: KmsClient | None = None
+        self._generation = 0
         self._closed = False
+        self._making = DeadlineLock("connecting to Google Cloud KMS")
+        self._threads = _Threads("Google Cloud KMS")
+        reset_after_fork(self._reset)
 
     def call(
         self,
@@ -126,20 +126,24 @@ class Connection:
             BackendError: Mapped from what Google's libraries raised, which is chained.
         """
         telling: BaseException | None = None
-        for attempt in itertools.count():
+        for attempt in itertools.count(1):
             self._check_open()
             try:
                 deadline.check(str(step))
-                client, generation = self._client(deadline, step)
+                client, generation = self._connected(deadline)
                 with quiet():
                     if self._settings.transport == "rest":
                         # requests' timeout is that of each read: this one is of the whole.
                         make = partial(method, client, deadline.remaining)
-                        answer = _within(deadline, step, make)
+                        answer = self._threads.call_with_deadline(make, deadline)
                     else:
-                        with inside_grpc(deadline):
+                        with hold_off_forks(deadline):
                             answer = method(client, deadline.remaining)
                 return answer, generation
+            except _NoAnswerError:
+                if telling is None:
+                    raise _no_answer(step, deadline) from None
+                raise translate(telling, step, seconds=deadline.seconds) from telling
             except BackendTimeoutError:
                 if telling is None:
                     raise
@@ -149,24 +153,28 @@ class Connection:
                 # A deadline that ends a row of refusals does not explain them.
                 if telling is None or status_of(error) != "DEADLINE_EXCEEDED":
                     telling = error
-                pause = max(wait_asked(error), _pause(attempt))
+                pause = backoff(
+                    attempt,
+                    first=_FIRST_PAUSE,
+                    longest=_LONGEST_PAUSE,
+                    retry_after=wait_asked(error),
+                )
                 again = is_retryable(error) and (
                     repeatable or status_of(error) == "RESOURCE_EXHAUSTED"
                 )
                 if not again or pause >= deadline.remaining:
                     raise translate(telling, step, seconds=deadline.seconds) from telling
-            time.sleep(pause)
+            self._clock.sleep(pause)
         raise AssertionError("unreachable")  # pragma: no cover
 
     def close(self) -> None:
         """Close the client, if it is this process's own; idempotent."""
         self._closed = True
-        state = self._state
-        if state.pid == os.getpid() and state.client is not None:
-            client, state.client = state.client, None
-            close = getattr(getattr(client, "transport", None), "close", None)
-            if close is not None:
-                close()
+        detect_fork()
+        client, self._client = self._client, None
+        close = getattr(getattr(client, "transport", None), "close", None)
+        if close is not None:
+            close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -174,56 +182,39 @@ class Connection:
                 "The connection to Google Cloud KMS is closed.", hint="Open the signer again."
             )
 
-    def _client(self, deadline: Deadline, step: Step) -> tuple[KmsClient, int]:
-        state = self._state
-        if state.pid != os.getpid():
-            # Two threads may both do this: one client too many, which is harmless.
-            _INHERITED.append(state)
-            state = self._state = _State()
-        if state.client is not None:
-            return state.client, state.generation
-        if not state.lock.acquire(timeout=deadline.remaining):
-            deadline.check(str(step))
-        try:
-            if state.client is None:
+    def _connected(self, deadline: Deadline) -> tuple[KmsClient, int]:
+        detect_fork()
+        if (client := self._client) is not None:
+            return client, self._generation
+        with self._making.held(deadline):
+            if (client := self._client) is None:
                 # Looking for credentials may ask a metadata server that does not answer.
-                state.client = _within(deadline, step, lambda: self._make_client(self._settings))
-                state.generation = next(_GENERATIONS)
-            return state.client, state.generation
-        finally:
-            state.lock.release()
+                make = partial(self._make_client, self._settings)
+                client = self._threads.call_with_deadline(make, deadline)
+                self._client, self._generation = client, next(_GENERATIONS)
+            return client, self._generation
+
+    def _reset(self) -> None:
+        """In a forked child: the channel belongs to the parent."""
+        _INHERITED.append(self._client)
+        self._client = None
 
 
-def _within(deadline: Deadline, step: Step, call: Callable[[], T]) -> T:
-    """Run a call that keeps no deadline itself; when time is up its thread is abandoned."""
-    outcome: queue.SimpleQueue[tuple[list[T], BaseException | None]] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            outcome.put(([call()], None))
-        except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
-            outcome.put(([], error))
-
-    # With the caller's context: telemetry's, and our silence.
-    target = partial(contextvars.copy_context().run, run)
-    threading.Thread(target=target, name="keystay-gcpkms", daemon=True).start()
-    try:
-        values, error = outcome.get(timeout=deadline.remaining)
-    except queue.Empty:
-        raise BackendTimeoutError(
-            f"{step}: no answer within {deadline.seconds:g} s.",
-            cause="Google Cloud KMS, the token endpoint or the metadata server does not answer.",
-            hint="Check the proxy and firewall for googleapis.com.",
-        ) from None
-    if error is not None:
-        raise error
-    return values[0]
+class _NoAnswerError(Exception):
+    """A call that keeps no deadline itself did not return in time."""
 
 
-def _pause(attempt: int) -> float:
-    """Seconds before the next attempt: exponential with jitter, at least half of it."""
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(attempt, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - no secret hangs on it
+class _Threads(WorkerThreads):
+    def timeout_error(self, deadline: Deadline) -> Exception:
+        return _NoAnswerError()
+
+
+def _no_answer(step: Step, deadline: Deadline) -> BackendTimeoutError:
+    return BackendTimeoutError(
+        f"{step}: no answer within {deadline.seconds:g} s.",
+        cause="Google Cloud KMS, the token endpoint or the metadata server does not answer.",
+        hint="Check the proxy and firewall for googleapis.com.",
+    )
 
 
 def _make_client(settings: Settings) -> KmsClient:

@@ -102,7 +102,7 @@ class Access:
         climb = Climb(self, what)
         connection = self.connect(deadline)
         while True:
-            deadline = Deadline(deadline.at + connection.waited, deadline.seconds)
+            deadline = deadline.extended(connection.waited)
             connection.waited = 0.0
             try:
                 return connection.lend(action, deadline), deadline

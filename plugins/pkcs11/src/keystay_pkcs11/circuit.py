@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from keystay.concurrency import reset_after_fork
 from keystay.errors import BackendTimeoutError, BackendUnavailableError, KeystayError
 
 if TYPE_CHECKING:
@@ -47,11 +48,11 @@ class Circuit:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._changed = threading.Condition()
         self.reason: BackendUnavailableError | None = None
         self._since = self._next = 0.0
         self._attempts = 0  # that failed
-        self._probing = False
+        self._reset()
+        reset_after_fork(self._reset)
 
     def enter(self, deadline: Deadline) -> bool:
         """Begin a call.
@@ -92,8 +93,8 @@ class Circuit:
             self._probing = False
             self._changed.notify_all()
 
-    def after_fork(self) -> None:
-        """In a forked child: other threads, and their attempts, are not here."""
+    def _reset(self) -> None:
+        """In a forked child other threads, and their attempts, are not here."""
         self._changed = threading.Condition()
         self.reason, self._probing = None, False
 

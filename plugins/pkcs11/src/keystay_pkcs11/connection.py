@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import PKCS11Error, SessionCount
 
-from keystay.backends import Deadline
+from keystay.concurrency import Deadline, detect_fork
 from keystay.errors import BackendUnavailableError
 from keystay_pkcs11.attributes import AttributeMapper
 from keystay_pkcs11.errors import Place, is_lost
@@ -88,7 +87,8 @@ class Connection:
     @property
     def alive(self) -> bool:
         """Whether its handles still mean something."""
-        return self.epoch == self.module.epoch and self.module.pid == os.getpid()
+        detect_fork()
+        return self.epoch == self.module.epoch
 
     def log_in(self, credentials: Credentials, deadline: Deadline) -> None:
         """Hold a login, anew if it was lost. The caller keeps other threads out.
@@ -118,7 +118,7 @@ class Connection:
         else:
             secret = credentials.require_pin(self._place)
         self.waited = time.monotonic() - started
-        deadline = Deadline(deadline.at + self.waited, deadline.seconds)
+        deadline = deadline.extended(self.waited)
         pin = secret.reveal().encode() if secret is not None else None
         if pin is not None:
             refused_pins.check(self._identity, pin, self._place)
@@ -145,15 +145,17 @@ class Connection:
         function: Callable[[], _T],
         deadline: Deadline,
         *,
-        given_up: Callable[[], object] | None = None,
-        late: Callable[[], object] | None = None,
+        on_abandon: Callable[[], object] | None = None,
+        late: Callable[[_T | None], object] | None = None,
     ) -> _T:
         """As `Module.call`, with handles of this connection.
 
         Raises:
             BackendTimeoutError, PKCS11Error: As there.
         """
-        return self.module.call(function, deadline, epoch=self.epoch, given_up=given_up, late=late)
+        return self.module.call(
+            function, deadline, epoch=self.epoch, on_abandon=on_abandon, late=late
+        )
 
     def lend(self, action: Callable[[Connection, Session], _T], deadline: Deadline) -> _T:
         """What an action does with a session of the pool, inside the module.
@@ -166,7 +168,7 @@ class Connection:
         lent = session
         assert lent is not None
 
-        def given_up() -> None:
+        def abandoned() -> None:
             nonlocal session
             session = None
             self.pool.retire()
@@ -175,8 +177,8 @@ class Connection:
             return self.call(
                 lambda: action(self, lent),
                 deadline,
-                given_up=given_up,
-                late=lambda: self.close_session(lent),
+                on_abandon=abandoned,
+                late=self.closes(lent),
             )
         except PKCS11Error:
             if session is not None:
@@ -224,10 +226,14 @@ class Connection:
             # The others would not close either: do not wait for each.
             self._stuck = self._stuck or left == _CLOSE_SECONDS
 
+    def closes(self, session: Session) -> Callable[[object], None]:
+        """What closes a session once the abandoned call in it is over after all."""
+        return lambda _: self.close_session(session)
+
     def close(self) -> None:
         """Give back the sessions, and the login if it is ours."""
         self._closed = True
-        self._stuck = self._stuck or bool(self.module.workers.hanging)
+        self._stuck = self._stuck or bool(self.module.workers.abandoned)
         self.pool.close()
         if self._holder is not None and not self._holder_lent:
             self.close_session(self._holder)
@@ -255,14 +261,11 @@ class Connection:
             return self._holder
 
     def _open(self, deadline: Deadline, *, rw: bool) -> Session:
-        opened: list[Session] = []
-
         def open_one() -> Session:
-            opened.append(Session(self.native.open(rw=rw, attribute_mapper=self._mapper)))
-            return opened[0]
+            return Session(self.native.open(rw=rw, attribute_mapper=self._mapper))
 
-        def close_again() -> None:
-            for session in opened:
+        def close_again(session: Session | None) -> None:
+            if session is not None:
                 self.close_session(session)
 
         return self.call(open_one, deadline, late=close_again)

@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from os import getpid
-from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pkcs11.exceptions import PKCS11Error, SessionClosed
 
-from keystay.backends import BackendSignature, Deadline, KeyDescription
+from keystay.backends import BackendSignature, KeyDescription
+from keystay.concurrency import Deadline, detect_fork
 from keystay.errors import AlgorithmError, KeyChangedError, KeyNotFoundError, SignerClosedError
 from keystay.jwk import key_kind
 from keystay_pkcs11 import keys, token
@@ -212,12 +211,9 @@ class Pkcs11Key:
 
     def bound(self, deadline: Deadline) -> _Binding:
         """Where the key is in the connection of now."""
+        detect_fork()
         binding = self._binding
-        if (
-            binding.epoch == self._module.epoch
-            and self._module.pid == getpid()
-            and not self._closed
-        ):
+        if binding.epoch == self._module.epoch and not self._closed:
             return binding
         return self.bind(deadline)
 
@@ -292,7 +288,7 @@ class Pkcs11Key:
         pin = credentials.require_pin(place).reveal().encode()
 
         def sign_confirmed() -> bytes:
-            with self._module.locked(token.confirming, deadline):
+            with token.confirming.held(deadline):
                 if not connection.alive:  # the module was started anew while this one waited
                     raise SessionClosed
                 flags = connection.native.slot.get_token().flags
@@ -367,7 +363,7 @@ class _Lease:
         """Sign; after a loss once more on each rung of the ladder."""
         key, climb = self._key, None
         while True:
-            if monotonic() >= deadline.at:
+            if deadline.expired:
                 deadline.check("Waiting for the token")
             session, connection = self._session, self._binding.connection
             assert session is not None
@@ -375,8 +371,8 @@ class _Lease:
                 return connection.call(
                     key._signing(self._binding, session, prepared, data, deadline),
                     deadline,
-                    given_up=self._retire,
-                    late=partial(connection.close_session, session),
+                    on_abandon=self._retire,
+                    late=connection.closes(session),
                 )
             except PKCS11Error as error:
                 again = climb is None and is_lost_handle(error) and self._find_again(deadline)
@@ -396,8 +392,8 @@ class _Lease:
             _, _, binding = connection.call(
                 lambda: key._look(connection, session),
                 deadline,
-                given_up=self._retire,
-                late=partial(connection.close_session, session),
+                on_abandon=self._retire,
+                late=connection.closes(session),
             )
         except (PKCS11Error, KeyNotFoundError):
             return False  # it may be out of sight because nobody is logged in

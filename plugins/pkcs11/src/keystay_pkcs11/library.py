@@ -106,6 +106,8 @@ def load(path: str) -> Library:
         library: Library = Library.__new__(Library, path)  # type: ignore[call-arg]
     except PKCS11Error as error:
         raise translate(error, "loading the module", Place(path)) from error
+    # For good, at the interpreter's end as well: python-pkcs11 unloads a module with its library.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(library))
     library.cryptoki = Cryptoki(_function_list(library, path))
     return library
 

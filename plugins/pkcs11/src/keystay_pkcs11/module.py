@@ -10,20 +10,24 @@ mean nothing.
 from __future__ import annotations
 
 import logging
-import os
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from pkcs11.exceptions import PKCS11Error, SessionClosed
 
-from keystay.backends import Deadline, Workers
+from keystay.concurrency import (
+    Deadline,
+    DeadlineLock,
+    ReadWriteGate,
+    WorkerThreads,
+    detect_fork,
+    reset_after_fork,
+)
 from keystay.errors import BackendTimeoutError, BackendUnavailableError
 from keystay_pkcs11.custody import computes_here, is_remoted
 from keystay_pkcs11.errors import CKR_DEVICE_ERROR, Place, ckr_name, exception_for, mapped
-from keystay_pkcs11.gate import Gate
 from keystay_pkcs11.library import load
 from keystay_pkcs11.login import unanswered
 from keystay_pkcs11.slots import present_tokens
@@ -62,7 +66,6 @@ class Module:
         cryptoki: Our own C calls.
         gate: Every call into the module goes through it.
         epoch: Changes with each start.
-        pid: The process it belongs to.
         library: python-pkcs11's library.
         tokens: Those in use, by label and serial.
         computes_here: Whether it is software that signs in the calling thread: no call hangs.
@@ -84,14 +87,13 @@ class Module:
         self.place = Place(path)
         self.library = load(path)
         self.cryptoki = self.library.cryptoki
-        self.gate = Gate()
+        self.gate = ReadWriteGate(busy=_busy, closed=_restarting)
         self.epoch = 0
-        self.pid = os.getpid()
         self.tokens: dict[tuple[str, str], Token] = {}
         self.users = 0
         self.computes_here = False
-        self.workers = Workers(path)
-        self._starter = Workers(path)
+        self.workers = WorkerThreads(path)
+        self._starter = WorkerThreads(path)
         # p11-kit's client may leave threads waiting for ever when its connection is cut (0.24.1,
         # p11-kit/rpc-transport.c: rpc_socket_read wakes nobody when it fails). They wait for
         # nothing that C_Finalize takes away, so it is finalised under them.
@@ -100,13 +102,14 @@ class Module:
         self.init_args = init_args
         self.refuse_after_fork = False
         self._is_parents = False  # in a forked child that must leave it alone
-        self._lock = threading.Lock()
+        self._lock = DeadlineLock(f"connecting to {self.place}")
         self._ready = False
         self._ours = False  # nobody else in this process had initialised it
         self._stale = False  # finalise before the next start
         self._next_start = 0.0
         self._forget_restarts()
         self._why = "it did not start."
+        reset_after_fork(self._reset_after_fork)
 
     def __repr__(self) -> str:
         return f"<Module {self.path}>"
@@ -141,8 +144,7 @@ class Module:
             BackendUnavailableError: It does not start.
             BackendTimeoutError: Another thread was starting it until the deadline.
         """
-        if self.pid != os.getpid():
-            self.after_fork()
+        detect_fork()
         if self._ready:
             return self.epoch
         if self._is_parents:
@@ -153,7 +155,7 @@ class Module:
                 "with multiprocessing's spawn.",
                 code="fork-unsupported",
             )
-        with self.locked(self._lock, deadline):
+        with self._lock.held(deadline):
             if not self._ready:
                 wait = self._next_start - time.monotonic()
                 if wait > min(deadline.remaining, _RETRY_INTERVAL):
@@ -175,7 +177,7 @@ class Module:
             BackendUnavailableError: It was restarted a moment ago, or does not start.
             BackendTimeoutError: Calls under way did not return.
         """
-        with self.locked(self._lock, deadline):
+        with self._lock.held(deadline):
             if self.epoch != epoch or not self._ready:
                 return
             if not self.may_restart:
@@ -205,7 +207,7 @@ class Module:
         Returns:
             Whether it makes sense to look again.
         """
-        with self.locked(self._lock, deadline):
+        with self._lock.held(deadline):
             if self.epoch != epoch:
                 return True
             if any(token.connected_in(epoch) for token in self.tokens.values()):
@@ -216,7 +218,7 @@ class Module:
 
     def give_up(self, epoch: int) -> None:
         """A token stays missing: start anew at the next attempt, which waits a moment."""
-        with self._lock:
+        with suppress(BackendTimeoutError), self._lock.held(Deadline.after(_QUIET_SECONDS)):
             if not self._is_light:
                 return  # it is started anew when it may be
             if self.epoch == epoch and not any(
@@ -244,8 +246,8 @@ class Module:
         deadline: Deadline,
         *,
         epoch: int | None = None,
-        given_up: Callable[[], object] | None = None,
-        late: Callable[[], object] | None = None,
+        on_abandon: Callable[[], object] | None = None,
+        late: Callable[[_T | None], object] | None = None,
     ) -> _T:
         """What a function returns that is inside the module; every call goes through here.
 
@@ -257,8 +259,8 @@ class Module:
             function: Calls the module.
             deadline: When to give up.
             epoch: The one whose handles it uses; not called in another.
-            given_up: As for `Workers.run`.
-            late: As for `Workers.run`.
+            on_abandon: As for `WorkerThreads.call_with_deadline`.
+            late: As for `WorkerThreads.call_with_deadline`.
 
         Raises:
             BackendTimeoutError: It did not return in time, or the module is being restarted.
@@ -267,62 +269,42 @@ class Module:
         if self.computes_here:
             return self._inside(function, deadline, epoch)
 
-        def after() -> None:
+        def after(returned: _T | None) -> None:
             try:
                 if late is not None:
-                    late()
+                    late(returned)
             finally:
                 if not self.users:  # it was closed meanwhile, and could not be stopped
                     self.stop()
 
-        return self.workers.run(
-            lambda: self._inside(function, deadline, epoch), deadline, given_up=given_up, late=after
+        return self.workers.call_with_deadline(
+            lambda: self._inside(function, deadline, epoch),
+            deadline,
+            on_abandon=on_abandon,
+            late=after,
         )
 
     def stop(self) -> None:
         """Finalise it, if nobody uses it and nobody else in this process had initialised it."""
-        if self.pid != os.getpid():
-            return
-        with self._lock:
+        detect_fork()
+        with suppress(BackendTimeoutError), self._lock.held(Deadline.after(_QUIET_SECONDS)):
             if self.users or not self._ready or not self._ours:
                 return
             # A call that hangs keeps the module as it is: finalising under it would be worse.
-            quiet = 0.0 if self.workers.hanging else self._quiet
+            quiet = 0.0 if self.workers.abandoned else self._quiet
             with suppress(PKCS11Error, BackendUnavailableError):
-                self._starter.run(lambda: self._finalize(quiet), Deadline.after(_QUIET_SECONDS))
+                self._starter.call_with_deadline(
+                    lambda: self._finalize(quiet), Deadline.after(_QUIET_SECONDS)
+                )
 
-    def after_fork(self) -> None:
-        """In a forked child: nothing of the parent's can be used, locks and sessions included."""
-        self.pid = os.getpid()
-        self.gate = Gate()
-        self._lock = threading.Lock()
+    def _reset_after_fork(self) -> None:
+        """In a forked child nothing of the parent's can be used, sessions included."""
         unanswered.clear()
         self._stale = self._stale or self._ready
         self._is_parents = self._is_parents or (self._ready and self._shares_connection())
         self._end_epoch()
         self._next_start = 0.0
         self._forget_restarts()
-        for token in self.tokens.values():
-            token.after_fork()
-
-    @contextmanager
-    def locked(self, lock: threading.Lock, deadline: Deadline) -> Iterator[None]:
-        """Hold a lock for the block.
-
-        Raises:
-            BackendTimeoutError: Another thread held it until the deadline.
-        """
-        if not lock.acquire(timeout=deadline.remaining):
-            raise BackendTimeoutError(
-                f"Another thread was still connecting to {self.place} after "
-                f"{deadline.seconds:g} s.",
-                cause="The device is slow or hangs, or a PIN is being asked for.",
-                hint="Check the device; allow more time.",
-            )
-        try:
-            yield
-        finally:
-            lock.release()
 
     def _inside(self, function: Callable[[], _T], deadline: Deadline, epoch: int | None) -> _T:
         gate = self.gate
@@ -347,7 +329,7 @@ class Module:
         seconds = min(deadline.remaining, self._quiet)
 
         def alone() -> None:
-            with self.gate.alone(seconds, force=self._remoted) as indeed:
+            with self.gate.exclusive(seconds, force=self._remoted) as indeed:
                 if self.epoch != epoch:
                     return  # somebody else has done it
                 if again:
@@ -363,7 +345,7 @@ class Module:
                 self._start()
 
         try:
-            self._starter.run(alone, deadline)
+            self._starter.call_with_deadline(alone, deadline)
         except BackendUnavailableError as error:
             self._why = error.message
             if error.code == "module-busy":  # nobody could call it meanwhile
@@ -371,16 +353,16 @@ class Module:
             raise
 
     def _finalize(self, quiet: float) -> None:
-        with self.gate.alone(quiet):
+        with self.gate.exclusive(quiet):
             self._end_epoch()
             self.cryptoki.finalize()
 
     def _abandon_calls(self) -> None:
         """Let go of the callers whose calls were inside when the module was started anew."""
-        hanging, self.workers = self.workers, Workers(self.path)
-        hanging.abandon(lambda: exception_for(CKR_DEVICE_ERROR))
+        hanging, self.workers = self.workers, WorkerThreads(self.path)
+        hanging.abandon_all(lambda: exception_for(CKR_DEVICE_ERROR))
         for token in self.tokens.values():
-            token.abandon_confirming()
+            token.confirming.reset()
         # What a login of theirs came to will never be known.
         unanswered.difference_update([token for token in unanswered if token[0] == self.path])
 
@@ -434,3 +416,22 @@ class Module:
             hint="Check the device, its daemon and its log.",
             code="device-lost",
         )
+
+
+def _busy(inside: int, seconds: float) -> BackendTimeoutError:
+    return BackendTimeoutError(
+        f"The module could not be restarted: {inside} calls into it did not return within "
+        f"{seconds:g} s.",
+        cause="The device hangs; a PKCS#11 call cannot be interrupted.",
+        hint="Check the device; restart this process if it does not come back.",
+        code="module-busy",
+    )
+
+
+def _restarting(deadline: Deadline) -> BackendTimeoutError:
+    return BackendTimeoutError(
+        f"The module did not finish restarting within {deadline.seconds:g} s.",
+        cause="Another thread is bringing the module back after a failure.",
+        hint="Check the device and its daemon.",
+        code="module-restarting",
+    )

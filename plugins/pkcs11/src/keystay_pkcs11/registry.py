@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from keystay.concurrency import reset_after_fork
 from keystay.errors import ConfigurationError
 from keystay_pkcs11.module import Module
 
@@ -15,40 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["acquire", "registry_lock", "release"]
 
-_FORK_SECONDS = 0.5  # that a fork waits for calls under way
-
 
 class _Registry:
     """The modules of this process; they stay loaded, for unloading crashes some."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
         self.modules: dict[str, Module] = {}
-        self._shut: dict[int, list[Module]] = {}
+        self._reset()
+        reset_after_fork(self._reset)
 
-    def before_fork(self) -> None:
-        """Wait, a little, until no other thread is inside: it may hold the module's locks."""
-        self._shut[threading.get_ident()] = [
-            module for module in list(self.modules.values()) if module.gate.shut(_FORK_SECONDS)
-        ]
-
-    def after_fork_in_parent(self) -> None:
-        for module in self._shut.pop(threading.get_ident(), ()):
-            module.gate.open()
-
-    def after_fork_in_child(self) -> None:
+    def _reset(self) -> None:
         self.lock = threading.Lock()
-        self._shut = {}
-        for module in self.modules.values():
-            module.after_fork()
 
 
 _registry = _Registry()
-os.register_at_fork(
-    before=_registry.before_fork,
-    after_in_parent=_registry.after_fork_in_parent,
-    after_in_child=_registry.after_fork_in_child,
-)
 
 
 def registry_lock() -> threading.Lock:

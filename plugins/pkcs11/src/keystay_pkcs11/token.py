@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from pkcs11.exceptions import GeneralError, PKCS11Error, UserPinNotInitialized
 
+from keystay.concurrency import DeadlineLock, detect_fork, reset_after_fork
 from keystay.errors import BackendUnavailableError, KeyNotFoundError, LoginError
 from keystay_pkcs11 import registry
 from keystay_pkcs11.circuit import Circuit
@@ -48,9 +47,10 @@ class Token:
         self.place = Place(module.path, facts.label or facts.serial)
         self.users = 0
         self.circuit = Circuit(self.place)
-        self.confirming = threading.Lock()
-        self._lock = threading.Lock()
+        self.confirming = DeadlineLock(f"connecting to {self.place}")
+        self._lock = DeadlineLock(f"connecting to {self.place}")
         self._connection: Connection | None = None
+        reset_after_fork(self._reset_after_fork)
         self._rw = False
         self._max_sessions = 1
 
@@ -85,7 +85,7 @@ class Token:
         connection = self._connection
         if connection is not None and connection.epoch == epoch:
             return connection
-        with self.module.locked(self._lock, deadline):
+        with self._lock.held(deadline):
             connection = self._connection
             if connection is None or connection.epoch != epoch:
                 try:
@@ -103,7 +103,7 @@ class Token:
             LoginError, SecretError, PKCS11Error: As `Connection.log_in`.
             SignerClosedError: Nobody uses it any more.
         """
-        with self.module.locked(self._lock, deadline):
+        with self._lock.held(deadline):
             self._check_used()
             connection.pool.flush(deadline)
             connection.log_in(credentials, deadline)
@@ -120,16 +120,9 @@ class Token:
             self._disconnect()
         registry.release(self.module)
 
-    def after_fork(self) -> None:
-        """In a forked child: the parent's login and sessions are not ours."""
-        self._lock = threading.Lock()
+    def _reset_after_fork(self) -> None:
+        """In a forked child the parent's login and sessions are not ours."""
         self._connection = None
-        self.circuit.after_fork()
-        self.abandon_confirming()
-
-    def abandon_confirming(self) -> None:
-        """Leave the lock to whoever holds it and does not come back."""
-        self.confirming = threading.Lock()
 
     def connected_in(self, epoch: int) -> bool:
         """Whether it has a connection of that epoch of its module."""
@@ -149,8 +142,9 @@ class Token:
             raise closed(self.place)
 
     def _disconnect(self) -> None:
+        detect_fork()
         connection, self._connection = self._connection, None
-        if connection is not None and self.module.pid == os.getpid():
+        if connection is not None:
             connection.close()
 
     def _connect(self, credentials: Credentials, deadline: Deadline) -> Connection:

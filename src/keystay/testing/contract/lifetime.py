@@ -14,7 +14,8 @@ import pytest
 
 from keystay import signatures
 from keystay.algorithms import ALGORITHMS
-from keystay.backends.port import Deadline, LeasesKey, SignRequest
+from keystay.backends.port import LeasesKey, SignRequest
+from keystay.concurrency import Deadline
 from keystay.errors import AlgorithmError, BackendTimeoutError, KeystayError, SignerClosedError
 from keystay.testing.contract.base import MESSAGE, ContractBase, Slow, port_key
 from keystay.testing.contract.fork import in_child

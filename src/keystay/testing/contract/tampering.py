@@ -9,7 +9,8 @@ from keystay.backends.port import BackendSignature, SignRequest
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from keystay.backends.port import BackendKey, Deadline, KeyDescription
+    from keystay.backends.port import BackendKey, KeyDescription
+    from keystay.concurrency import Deadline
 
     Tamper = Callable[[BackendKey, SignRequest], BackendSignature]
 

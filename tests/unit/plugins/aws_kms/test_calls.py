@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from botocore import exceptions as sdk
 
-from keystay.backends import Deadline
+from keystay.concurrency import SYSTEM_CLOCK, Clock, Deadline
 from keystay.errors import (
     BackendError,
     BackendTimeoutError,
@@ -49,7 +49,8 @@ class FakeKms:
 def calls(delays: list[float] | None = None) -> Calls:
     """The way to a fake; waits for retries are noted, not waited."""
     connection = Connection(Settings("eu-west-1"), lambda _: cast(Kms, FakeKms()))
-    return Calls(connection, sleep=(delays if delays is not None else []).append)
+    noted = delays if delays is not None else []
+    return Calls(connection, Clock(SYSTEM_CLOCK.now, noted.append))
 
 
 def refused(code: str, status: int = 400, operation: str = "Sign", message: str = "") -> Exception:
@@ -76,13 +77,14 @@ def scripted(*outcomes: object) -> Callable[[Kms], object]:
 
 
 def test_retries_until_it_works() -> None:
-    """Delays have full jitter and grow to a limit."""
+    """Delays grow to a limit; half of each is left to chance."""
     delays: list[float] = []
     fault = refused("ThrottlingException")
     way = calls(delays)
     assert ("done", 1) == way.run("Sign", "key", scripted(*[fault] * 9, "done"), Deadline.after(60))
     assert 9 == len(delays)
-    assert all(0 <= d <= min(2.0, 0.1 * 2**n) for n, d in enumerate(delays))
+    limits = [min(2.0, 0.1 * 2**n) for n in range(9)]
+    assert all(limit / 2 <= d <= limit for limit, d in zip(limits, delays, strict=True))
     assert len(set(delays)) == len(delays)
 
 
@@ -139,8 +141,30 @@ def test_an_interrupt_passes() -> None:
         calls().run("Sign", "k", scripted(KeyboardInterrupt()), Deadline.after(5))
 
 
+def test_a_fork_while_the_client_is_made() -> None:
+    """The child makes its own, though a thread that it does not have was at it."""
+    making, release = threading.Event(), threading.Event()
+
+    def make(_: Settings) -> Kms:
+        if not making.is_set():
+            making.set()
+            release.wait(10)
+        return cast(Kms, FakeKms())
+
+    connection = Connection(Settings(), make)
+    thread = threading.Thread(target=connection.get, args=(Deadline.after(10),))
+    thread.start()
+    making.wait(10)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if connection.get(Deadline.after(5)).number else 1)
+    assert 0 == os.waitpid(child, 0)[1]
+    release.set()
+    thread.join()
+
+
 def test_one_client_for_each_process() -> None:
-    """A child makes its own client, even if the lock was held, and leaves the parent's alone."""
+    """A child makes its own client, and leaves the parent's alone."""
     made: list[FakeKms] = []
 
     def make(_: Settings) -> Kms:
@@ -149,22 +173,21 @@ def test_one_client_for_each_process() -> None:
 
     connection = Connection(Settings(), make)
     assert "boto3's default region" == connection.where
-    assert 1 == connection.get().number
-    assert id(connection.get().client) == id(made[0])
+    deadline = Deadline.after(5)
+    assert 1 == connection.get(deadline).number
+    assert id(connection.get(deadline).client) == id(made[0])
     assert "region eu-west-1" == connection.where
-    connection._locks[os.getpid()].acquire()
     child = os.fork()
     if child == 0:
-        ok = connection.get().number == 2 and len(made) == 2
+        ok = connection.get(deadline).number == 2 and len(made) == 2
         connection.close()
         os._exit(0 if ok and (made[0].closed, made[1].closed) == (0, 1) else 1)
     assert 0 == os.waitpid(child, 0)[1]
-    connection._locks[os.getpid()].release()
     connection.close()
     connection.close()
     assert 1 == made[0].closed
     with pytest.raises(SignerClosedError):
-        connection.get()
+        connection.get(deadline)
 
 
 @pytest.mark.parametrize(
