@@ -14,7 +14,7 @@ from benchmarks.assertion import StubKey
 from benchmarks.measure import Goal, interleave
 from keystay.concurrency.clock import now
 from keystay.signer import Signer
-from keystay.tokens.access_token import AccessToken
+from keystay.token_stores.access_token import AccessToken
 from keystay.tokens.client import TokenClient
 
 BASE = "https://ehr.example.org/fhir/r4"

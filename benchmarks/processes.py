@@ -21,8 +21,8 @@ from benchmarks.renewals import ALLOWED, LATENCY, settings
 from benchmarks.token_server import TokenServer, running
 from keystay import FileTokenStore, TokenClient
 from keystay.concurrency.clock import now
-from keystay.tokens.access_token import AccessToken
-from keystay.tokens.store import TokenOwner
+from keystay.token_stores.access_token import AccessToken
+from keystay.token_stores.port import TokenOwner
 
 PROCESSES = 16
 LIFETIME = 3

@@ -27,7 +27,7 @@ def main() -> None:
         Path("/proc/self/coredump_filter").write_text("0x7f")
 
     import keystay
-    from keystay.config import HttpSettings
+    from keystay.http.settings import HttpSettings
 
     # This process stands still for as long as its memory takes to be dumped.
     patient = replace(keystay.load_config(), http=HttpSettings(timeout=PATIENCE))

@@ -21,57 +21,57 @@ if TYPE_CHECKING:
     from keystay.jwk import JWKSet as JWKSet
     from keystay.observers.audit import AuditObserver as AuditObserver
     from keystay.observers.dispatch import Observers as Observers
+    from keystay.ops.registration.calls import delete_client as delete_client
+    from keystay.ops.registration.calls import delete_client_async as delete_client_async
+    from keystay.ops.registration.calls import read_client as read_client
+    from keystay.ops.registration.calls import read_client_async as read_client_async
+    from keystay.ops.registration.calls import register_client as register_client
+    from keystay.ops.registration.calls import register_client_async as register_client_async
+    from keystay.ops.registration.calls import update_client as update_client
+    from keystay.ops.registration.calls import update_client_async as update_client_async
+    from keystay.ops.registration.registration import Registration as Registration
     from keystay.policy import Policy as Policy
-    from keystay.rotation import published_keys as published_keys
     from keystay.signer import Signer as Signer
     from keystay.signer import open_signer as open_signer
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
-    from keystay.smart.registration import Registration as Registration
-    from keystay.tokens.access_token import AccessToken as AccessToken
+    from keystay.token_stores.access_token import AccessToken as AccessToken
+    from keystay.token_stores.file import FileTokenStore as FileTokenStore
     from keystay.tokens.async_client import AsyncTokenClient as AsyncTokenClient
     from keystay.tokens.client import TokenClient as TokenClient
     from keystay.tokens.client import discover as discover
-    from keystay.tokens.file_store import FileTokenStore as FileTokenStore
-    from keystay.tokens.registration import delete_client as delete_client
-    from keystay.tokens.registration import delete_client_async as delete_client_async
-    from keystay.tokens.registration import read_client as read_client
-    from keystay.tokens.registration import read_client_async as read_client_async
-    from keystay.tokens.registration import register_client as register_client
-    from keystay.tokens.registration import register_client_async as register_client_async
-    from keystay.tokens.registration import update_client as update_client
-    from keystay.tokens.registration import update_client_async as update_client_async
+    from keystay.tokens.key_state.client_keys import published_keys as published_keys
 
 _HOMES = {
-    "AccessToken": "keystay.tokens.access_token",
+    "AccessToken": "keystay.token_stores.access_token",
     "AuditObserver": "keystay.observers.audit",
     "AsyncTokenClient": "keystay.tokens.async_client",
     "ClientAssertion": "keystay.assertion",
     "Config": "keystay.config",
     "Custody": "keystay.custody",
-    "FileTokenStore": "keystay.tokens.file_store",
+    "FileTokenStore": "keystay.token_stores.file",
     "JWKSet": "keystay.jwk",
     "KeystayError": "keystay.errors",
     "Observers": "keystay.observers.dispatch",
-    "Registration": "keystay.smart.registration",
+    "Registration": "keystay.ops.registration.registration",
     "Policy": "keystay.policy",
     "Signer": "keystay.signer",
     "SmartConfiguration": "keystay.smart.discovery",
     "TokenClient": "keystay.tokens.client",
-    "delete_client": "keystay.tokens.registration",
-    "delete_client_async": "keystay.tokens.registration",
+    "delete_client": "keystay.ops.registration.calls",
+    "delete_client_async": "keystay.ops.registration.calls",
     "discover": "keystay.tokens.client",
     "errors": "keystay.errors",
     "hookimpl": "keystay.backends.hookspecs",
     "load_config": "keystay.config",
     "open_signer": "keystay.signer",
-    "published_keys": "keystay.rotation",
-    "read_client": "keystay.tokens.registration",
-    "read_client_async": "keystay.tokens.registration",
-    "register_client": "keystay.tokens.registration",
-    "register_client_async": "keystay.tokens.registration",
+    "published_keys": "keystay.tokens.key_state.client_keys",
+    "read_client": "keystay.ops.registration.calls",
+    "read_client_async": "keystay.ops.registration.calls",
+    "register_client": "keystay.ops.registration.calls",
+    "register_client_async": "keystay.ops.registration.calls",
     "signatures": "keystay.signatures",
-    "update_client": "keystay.tokens.registration",
-    "update_client_async": "keystay.tokens.registration",
+    "update_client": "keystay.ops.registration.calls",
+    "update_client_async": "keystay.ops.registration.calls",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605

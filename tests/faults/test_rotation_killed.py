@@ -33,9 +33,9 @@ MEASURED = 3
 # runs it again, to its end. Prints what the state was in between, and the exit code of the second.
 KILLER = """
 import json, os, pathlib, random, shutil, signal, sys, time
-import keystay.cli.app, keystay.cli.rotate, keystay.cli.rotation_report, keystay.tokens.exchange
-import keystay.rotation, keystay_pem.store, keystay.tokens.http_clients, filelock
-from keystay.rotation.state_file import StateFile
+import keystay.cli.app, keystay.cli.rotate, keystay.cli.rotation_report, keystay.http.send
+import keystay.ops.rotation, keystay_pem.store, keystay.http.clients, filelock
+from keystay.tokens.key_state.state_file import StateFile
 
 before, folder, times, measured, seed, *command = sys.argv[1:]
 before, folder = pathlib.Path(before), pathlib.Path(folder)

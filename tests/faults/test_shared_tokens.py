@@ -14,7 +14,7 @@ from cryptography.fernet import Fernet
 
 import keystay
 from keystay.testing import Reply, SmartTestServer
-from keystay.tokens.file_store import FileTokenStore
+from keystay.token_stores.file import FileTokenStore
 from tests.support.client_process import ClientProcess
 from tests.support.secrets_watch import WATCH
 from tests.support.token_clients import CLIENT_ID, client_settings
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("no_environment")
 PROCESSES = 16
 STORE = """
 from keystay.concurrency.clock import now
-from keystay.tokens.file_store import FileTokenStore
+from keystay.token_stores.file import FileTokenStore
 store = FileTokenStore(sys.argv[4], keys=os.environ["STORE_KEY"])
 def say(word):
     print(word, flush=True)

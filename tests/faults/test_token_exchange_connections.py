@@ -13,8 +13,8 @@ import httpx
 import pytest
 
 import keystay
-from keystay.config import HttpSettings
 from keystay.errors import ConfigurationError, NetworkError
+from keystay.http.settings import HttpSettings
 from keystay.testing import SmartTestServer
 from tests.support.certificates import Authority
 from tests.support.fixtures import watch_exchanges

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 import keystay
-from keystay.config import HttpSettings
 from keystay.errors import KeystayError
+from keystay.http.settings import HttpSettings
 from tests.faults.test_token_exchange_connections import reset, sends
 from tests.faults.test_token_exchange_time import HEAD, drip, endless, silent
 from tests.support.certificates import Authority

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 import keystay
-from keystay.config import HttpSettings
 from keystay.errors import NetworkError, NetworkTimeoutError
+from keystay.http.settings import HttpSettings
 from tests.support.certificates import Authority
 from tests.support.raw_server import RawServer, answer, read_request
 from tests.support.secrets_watch import WATCH

@@ -13,10 +13,11 @@ import pytest
 import keystay
 from keystay.concurrency import Deadline
 from keystay.errors import ConfigurationError, KeyNotFoundError, KeystayError, SignerClosedError
-from keystay.publishing.source import KeySource
-from keystay.rotation import ClientKeys, Rotation, published_keys
-from keystay.rotation.signers import RotatingSigner
-from keystay.rotation.state_file import StateFile
+from keystay.ops.publishing.source import KeySource
+from keystay.ops.rotation.rotation import Rotation
+from keystay.tokens.key_state.client_keys import ClientKeys, published_keys
+from keystay.tokens.key_state.rotating_signer import RotatingSigner
+from keystay.tokens.key_state.state_file import StateFile
 from tests.support.token_clients import CLIENT_ID, SCOPE
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def config(tmp_path: Path, smart_server: SmartTestServer) -> keystay.Config:
 
 def make_key(config: keystay.Config, uri: str) -> None:
     """Make a key in a file."""
-    from keystay.rotation.successor import Stores, find_or_make
+    from keystay.ops.rotation.successor import Stores, find_or_make
 
     find_or_make(Stores(config), uri, "P-384", before_making=lambda: None)
 

@@ -16,11 +16,11 @@ import pytest
 
 import keystay
 from keystay.config import ClientConfig, Config, open_client_signer
-from keystay.publishing.applications import Answers
-from keystay.publishing.server import SetServer
-from keystay.publishing.source import KeySource
-from keystay.report import verify
-from keystay.rotation import Rotation
+from keystay.ops.publishing.applications import Answers
+from keystay.ops.publishing.server import SetServer
+from keystay.ops.publishing.source import KeySource
+from keystay.ops.report import verify
+from keystay.ops.rotation.rotation import Rotation
 from tests.support.missing import require_program
 from tests.support.secrets_watch import WATCH
 
@@ -176,7 +176,7 @@ def test_wrong_use(folder: Path) -> None:
 def test_config_by_hand(pem_file: Path) -> None:
     """A Config made in Python is reported on as well."""
     client = ClientConfig(fhir_base_url="https://x.example", client_id="a", key=f"file:{pem_file}")
-    from keystay.report import build
+    from keystay.ops.report import build
 
     assert 1 == build(Config(environment_client=client)).satisfied
 

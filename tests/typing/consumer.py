@@ -18,9 +18,9 @@ from keystay.backends import (
 )
 from keystay.key_uri import KeyURI
 from keystay.observers import TokenIssued
-from keystay.publishing import asgi_app, wsgi_app
-from keystay.report import examine, verify
-from keystay.tokens.store import TokenStore
+from keystay.ops.publishing import asgi_app, wsgi_app
+from keystay.ops.report import examine, verify
+from keystay.token_stores.port import TokenStore
 
 
 def from_config() -> None:

@@ -22,8 +22,8 @@ def assertion(client: str | None, audience: str | None, decode: bool) -> None:
     """
     from keystay.assertion import ClientAssertion, decode_unverified
     from keystay.config import load_config
-    from keystay.rotation import ClientKeys
     from keystay.tokens.client import discover
+    from keystay.tokens.key_state.client_keys import ClientKeys
 
     config = load_config()
     settings = config.client(client)

@@ -14,8 +14,8 @@ from keystay.errors import ConfigurationError, NetworkError
 if TYPE_CHECKING:
     import httpx
 
-    from keystay.smart.messages import HttpResponse
-    from keystay.tokens.access_token import AccessToken
+    from keystay.http.messages import HttpResponse
+    from keystay.token_stores.access_token import AccessToken
 
 __all__ = ["get"]
 
@@ -28,8 +28,8 @@ _MAX_BYTES = 64 * 1024 * 1024
 def get(arguments: tuple[str, ...], accept: str) -> None:
     """Read PATH, such as Patient/123, from CLIENT's FHIR server and print the body."""
     from keystay.config import load_config
+    from keystay.http.clients import new_client
     from keystay.tokens.client import TokenClient
-    from keystay.tokens.http_clients import new_client
 
     if len(arguments) > 2:
         raise click.UsageError("Give a client and one path.")
@@ -68,8 +68,8 @@ def _read(
     client: httpx.Client, url: str, accept: str, token: AccessToken, timeout: float
 ) -> HttpResponse:
     from keystay.concurrency import Deadline
-    from keystay.smart.messages import HttpRequest
-    from keystay.tokens.exchange import send
+    from keystay.http.messages import HttpRequest
+    from keystay.http.send import send
 
     headers = {"Accept": accept, "Authorization": token.authorization}
     request = HttpRequest("GET", url, "the FHIR read", headers, max_bytes=_MAX_BYTES)

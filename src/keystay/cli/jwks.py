@@ -17,11 +17,11 @@ from keystay.errors import BackendUnavailableError, ConfigurationError, JWKError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from keystay.publishing.comparison import Finding
+    from keystay.ops.publishing.comparison import Finding
 
 __all__ = ["jwks"]
 
-# As keystay.publishing has them; that is imported when a command runs.
+# As keystay.ops.publishing has them; that is imported when a command runs.
 _PATH = "/.well-known/jwks.json"
 _MAX_AGE = 3600
 
@@ -61,7 +61,7 @@ def print_(client: str | None, out: Path | None) -> None:
     """Print the JWK Set of CLIENT (also without the word print)."""
     from keystay.config import load_config
     from keystay.files import write_atomically
-    from keystay.rotation import published_keys
+    from keystay.tokens.key_state.client_keys import published_keys
 
     text = published_keys(load_config(), client).to_json(indent=2)
     if out is None:
@@ -105,9 +105,9 @@ def serve(clients: tuple[str, ...], host: str, port: int, path: str, max_age: in
     are kept, so that an HSM that is down takes none of them off the net.
     """
     from keystay.config import load_config
-    from keystay.publishing.applications import Answers
-    from keystay.publishing.server import SetServer
-    from keystay.publishing.source import KeySource
+    from keystay.ops.publishing.applications import Answers
+    from keystay.ops.publishing.server import SetServer
+    from keystay.ops.publishing.source import KeySource
 
     signal.signal(signal.SIGTERM, _stop)
     with suppress(KeyboardInterrupt):
@@ -127,8 +127,8 @@ def check(url: str, client: str | None, as_json: bool) -> None:
     """Compare what URL publishes with the keys of CLIENT where they live."""
     from keystay.cli.publication import look
     from keystay.config import load_config
-    from keystay.publishing.comparison import compare
-    from keystay.rotation import ClientKeys
+    from keystay.ops.publishing.comparison import compare
+    from keystay.tokens.key_state.client_keys import ClientKeys
 
     config = load_config()
     # Also with a key that policy refuses: it is published until another has taken its place.
@@ -160,7 +160,7 @@ def check(url: str, client: str | None, as_json: bool) -> None:
 
 def _judge(url: str, findings: Sequence[Finding]) -> None:
     """Fail when the set is wrong, or a key could not be confirmed."""
-    from keystay.publishing.comparison import worst
+    from keystay.ops.publishing.comparison import worst
 
     verdict = worst(findings)
     if verdict == "ok":

@@ -28,7 +28,7 @@ def check(client: str | None, as_json: bool) -> int:
     """
     from keystay.cli.publication import look
     from keystay.config import load_config
-    from keystay.report.examination import examine
+    from keystay.ops.report.examination import examine
 
     config = load_config()
     is_asked = config.policy_of(config.client(client)).require_published

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keystay.config import ClientConfig, Config
-from keystay.rotation import Publication, publication_flow
+from keystay.tokens.key_state.publication import Publication, publication_flow
 
 __all__ = ["look"]
 
@@ -15,8 +15,8 @@ def look(config: Config, client: ClientConfig, url: str) -> Publication:
         KeystayError: Nothing that can be used.
     """
     from keystay.concurrency import Deadline
-    from keystay.tokens.exchange import send
-    from keystay.tokens.http_clients import new_client
+    from keystay.http.clients import new_client
+    from keystay.http.send import send
 
     flow = publication_flow(url, allow_insecure_loopback=client.allow_insecure_loopback)
     deadline = Deadline.after(config.http.timeout)

@@ -18,7 +18,7 @@ from keystay.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from keystay.config import ClientConfig, Config
-    from keystay.smart.registration import Registration
+    from keystay.ops.registration.registration import Registration
 
 __all__ = ["register"]
 
@@ -104,8 +104,8 @@ class _Job:
 
     def create(self, path: Path | None) -> None:
         """Register; the file is there before the server is asked."""
-        from keystay.rotation import published_keys
-        from keystay.tokens.registration import register_client
+        from keystay.ops.registration.calls import register_client
+        from keystay.tokens.key_state.client_keys import published_keys
 
         client = self._client
         if client.client_id is not None:
@@ -144,7 +144,7 @@ class _Job:
 
     def update(self, path: Path) -> None:
         """Register keys, scope and what else was given anew."""
-        from keystay.tokens.registration import update_client
+        from keystay.ops.registration.calls import update_client
 
         changes = self._changes()
         before = self._read(path)
@@ -156,7 +156,7 @@ class _Job:
 
     def delete(self, path: Path) -> None:
         """Delete the client at the server, and the file with the token that is void now."""
-        from keystay.tokens.registration import delete_client
+        from keystay.ops.registration.calls import delete_client
 
         found = self._load(path)
         delete_client(found, allow_insecure_loopback=self._insecure, http=self._config.http)
@@ -191,10 +191,10 @@ class _Job:
         return found
 
     def _changes(self) -> dict[str, Any]:
-        from keystay.rotation import published_keys
-        from keystay.smart.client_metadata import backend_services
+        from keystay.ops.registration.client_metadata import backend_services
         from keystay.smart.scopes import advertised_style, convert, normalise
         from keystay.tokens.client import discover
+        from keystay.tokens.key_state.client_keys import published_keys
 
         client, style = self._client, self._client.scope_style
         if style == "auto":
@@ -227,7 +227,7 @@ class _Job:
 
     def _read(self, path: Path) -> Registration:
         """What the server says, its token kept at once: reading may have replaced it."""
-        from keystay.tokens.registration import read_client
+        from keystay.ops.registration.calls import read_client
 
         before = self._load(path)
         found = read_client(before, allow_insecure_loopback=self._insecure, http=self._config.http)

@@ -12,7 +12,7 @@ from keystay.errors import ConfigurationError
 from keystay.files import doubt, write_atomically
 
 if TYPE_CHECKING:
-    from keystay.smart.registration import Registration
+    from keystay.ops.registration.registration import Registration
 
 __all__ = ["claimed", "load", "remove", "replace"]
 
@@ -94,7 +94,7 @@ def load(path: Path) -> Registration:
     Raises:
         ConfigurationError: It cannot be read, others can read it, or it is something else.
     """
-    from keystay.smart.registration import Registration
+    from keystay.ops.registration.registration import Registration
 
     try:
         with path.open("rb") as file:

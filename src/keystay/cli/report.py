@@ -46,8 +46,8 @@ def report(
     from keystay.cli.publication import look
     from keystay.config import load_config
     from keystay.files import write_atomically
-    from keystay.report import build, seal
-    from keystay.report.formats import FORMATS
+    from keystay.ops.report import build, seal
+    from keystay.ops.report.formats import FORMATS
 
     made = build(load_config(), clients, look=None if offline else look)
     content, sealed = seal(FORMATS[form](made))
@@ -70,7 +70,7 @@ def report(
 
 
 def _verify(path: Path, digest: str | None) -> None:
-    from keystay.report import verify
+    from keystay.ops.report import verify
 
     try:
         content = path.read_bytes()

@@ -11,7 +11,9 @@ from keystay.cli.output import print_data, print_json, print_table, stderr
 from keystay.errors import ConfigurationError, KeystayError
 
 if TYPE_CHECKING:
-    from keystay.rotation import Publication, Rotation, RotationState
+    from keystay.ops.rotation.rotation import Rotation
+    from keystay.tokens.key_state.publication import Publication
+    from keystay.tokens.key_state.state import RotationState
 
 __all__ = ["rotate"]
 
@@ -56,7 +58,7 @@ def plan(client: str | None, url: str | None, as_json: bool) -> None:
     if as_json:
         print_json(document)
         return
-    from keystay.rotation.durations import words
+    from keystay.ops.rotation.durations import words
 
     wait, name = words(document["cache_seconds"]), rotation.name
     print_data(f"client   {name}")
@@ -196,7 +198,7 @@ def status(client: str | None, url: str | None, as_json: bool) -> None:
 
 def _rotation(client: str | None, url: str | None) -> tuple[Rotation, str | None]:
     from keystay.config import load_config
-    from keystay.rotation import Rotation
+    from keystay.ops.rotation.rotation import Rotation
 
     rotation = Rotation(load_config(), client)
     return rotation, url or rotation.keys.client.jwks_url

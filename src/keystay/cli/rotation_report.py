@@ -5,11 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from keystay.rotation.durations import words
-from keystay.rotation.steps import waiting
+from keystay.ops.rotation.durations import words
+from keystay.ops.rotation.steps import waiting
 
 if TYPE_CHECKING:
-    from keystay.rotation import Rotation, RotationState
+    from keystay.ops.rotation.rotation import Rotation
+    from keystay.tokens.key_state.state import RotationState
 
 __all__ = ["next_step", "report"]
 

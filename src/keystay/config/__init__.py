@@ -5,7 +5,8 @@ stands in the file, only references.
 """
 
 from keystay.config.loading import load_config, open_client_signer
-from keystay.config.models import ClientConfig, Config, HttpSettings, PolicyConfig
+from keystay.config.models import ClientConfig, Config, PolicyConfig
+from keystay.http.settings import HttpSettings
 
 __all__ = [
     "ClientConfig",

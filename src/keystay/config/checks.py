@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from urllib.parse import urlsplit
 
 from keystay import algorithms, key_uri
 from keystay.assertion import DEFAULT_LIFETIME, MAX_LIFETIME
 from keystay.config.limits import parse_rate, require_tries, require_window
-from keystay.config.models import ClientConfig, HttpSettings
+from keystay.config.models import ClientConfig
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.smart import scopes, urls, vendors
 
-__all__ = ["faults", "http_faults"]
-
-_MAX_TIMEOUT = 600
-_PROXY = 'Write proxy = "http://proxy.example.org:3128".'
+__all__ = ["faults"]
 
 
 def faults(client: ClientConfig) -> Iterator[tuple[str, KeystayError]]:
@@ -26,49 +22,6 @@ def faults(client: ClientConfig) -> Iterator[tuple[str, KeystayError]]:
             check()
         except KeystayError as error:
             yield key, error
-
-
-def http_faults(http: HttpSettings) -> Iterator[tuple[str, KeystayError]]:
-    """As `faults`, for how servers are reached."""
-    if not 0 < http.timeout <= _MAX_TIMEOUT:
-        yield (
-            "timeout",
-            _invalid(
-                f"The timeout is not between 0 and {_MAX_TIMEOUT} seconds.",
-                "Write seconds for a whole exchange: timeout = 10.",
-            ),
-        )
-    if http.proxy is not None and (fault := _proxy_fault(http.proxy)):
-        yield "proxy", fault
-    for key, needed in (
-        ("proxy_credentials", "proxy"),
-        ("client_key", "client_cert"),
-        ("client_key_passphrase", "client_cert"),
-    ):
-        if getattr(http, key) is not None and getattr(http, needed) is None:
-            yield key, _invalid(f"{key} is set and {needed} is not.", f"Set {needed} too.")
-    agent = http.user_agent
-    if agent is not None and not (agent.strip() and agent.isascii() and agent.isprintable()):
-        yield (
-            "user_agent",
-            _invalid("The user agent is not printable ASCII.", 'Write "hospital-etl/1.0".'),
-        )
-
-
-def _proxy_fault(proxy: str) -> ConfigurationError | None:
-    try:
-        parts = urlsplit(proxy)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        return _invalid("The proxy is not a URL that can be used.", _PROXY)
-    if parts.username is not None or parts.password is not None:
-        return ConfigurationError(
-            "The proxy URL holds credentials.",
-            hint="Leave them out and set proxy_credentials to a reference: "
-            'proxy_credentials = "file:/run/secrets/proxy" with user:password in it.',
-            code="proxy-secret",
-        )
-    return None if usable else _invalid("The proxy is not an http:// or https:// URL.", _PROXY)
 
 
 def _checks(client: ClientConfig) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from keystay.config.environment import client_from
-from keystay.config.models import FILE_NAME, Config, HttpSettings
+from keystay.config.models import FILE_NAME, Config
 from keystay.config.toml_file import read_file
+from keystay.http.settings import HttpSettings
 
 if TYPE_CHECKING:
     from keystay.custody import Fact

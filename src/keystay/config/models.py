@@ -12,10 +12,11 @@ import msgspec
 
 from keystay.custody import Fact
 from keystay.errors import ConfigurationError, did_you_mean
+from keystay.http.settings import HttpSettings
 from keystay.policy import Policy
 from keystay.smart.scopes import ScopeStyle
 
-__all__ = ["ClientConfig", "Config", "File", "HttpSettings", "PolicyConfig"]
+__all__ = ["ClientConfig", "Config", "File", "PolicyConfig"]
 
 FILE_NAME = "keystay.toml"
 
@@ -110,31 +111,6 @@ class ClientConfig(_Table, frozen=True, kw_only=True):
                 code="client-unregistered",
             )
         return self.client_id
-
-
-class HttpSettings(_Table, frozen=True, kw_only=True):
-    """`[http]`: how to reach servers, as regulated networks need it.
-
-    Attributes:
-        ca_bundle: PEM file of the only CAs to trust; default those of `certifi`.
-        proxy: Proxy URL, without credentials; default what HTTPS_PROXY and NO_PROXY say.
-        proxy_credentials: Secret reference to `user:password`.
-        timeout: Seconds for a whole exchange: discovery, signature, token request.
-        user_agent: Default `keystay/<version>`.
-        client_cert: PEM file with a client certificate (mutual TLS), and its key unless
-            `client_key` names it.
-        client_key: PEM file with the client certificate's key.
-        client_key_passphrase: Secret reference.
-    """
-
-    ca_bundle: str | None = None
-    proxy: str | None = None
-    proxy_credentials: str | None = None
-    timeout: float = 10.0
-    user_agent: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    client_key_passphrase: str | None = None
 
 
 class File(_Table, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from keystay.config.models import PolicyConfig
 from keystay.errors import ConfigurationError, KeystayError
 
 if TYPE_CHECKING:
-    from keystay.config.toml_file import Source
+    from keystay.config.source import Source
 
 __all__ = ["read_policy"]
 

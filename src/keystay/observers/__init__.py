@@ -4,6 +4,7 @@ Observer authors import from here.
 """
 
 from keystay.backends.hookspecs import hookimpl
+from keystay.observers.context import ObserverContext
 from keystay.observers.dispatch import NOBODY, Observers
 from keystay.observers.events import (
     EVENTS,
@@ -18,7 +19,7 @@ from keystay.observers.events import (
     TokenIssued,
     TokenRenewed,
 )
-from keystay.observers.registry import API_VERSION, ObserverContext, open_observers
+from keystay.observers.registry import API_VERSION, open_observers
 
 __all__ = [
     "API_VERSION",

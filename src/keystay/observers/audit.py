@@ -23,6 +23,7 @@ from keystay.errors import ObserverError
 from keystay.files import doubt
 
 if TYPE_CHECKING:
+    from keystay.observers.context import ObserverContext
     from keystay.observers.events import (
         AssertionSigned,
         Event,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
         TokenFailed,
         TokenIssued,
     )
-    from keystay.observers.registry import ObserverContext
 
 __all__ = ["AuditObserver", "api_version", "keystay_open_observer"]
 

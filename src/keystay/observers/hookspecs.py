@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from keystay.backends.hookspecs import hookspec
 
 if TYPE_CHECKING:
+    from keystay.observers.context import ObserverContext
     from keystay.observers.events import (
         AssertionSigned,
         ClockSkewed,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         TokenIssued,
         TokenRenewed,
     )
-    from keystay.observers.registry import ObserverContext
 
 
 @hookspec(firstresult=True)

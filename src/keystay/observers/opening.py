@@ -5,22 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from keystay.errors import KeystayError
 from keystay.observers.events import SignerOpened
 
 if TYPE_CHECKING:
+    from keystay.custody import Custody
     from keystay.observers.dispatch import Observers
-    from keystay.signer import Signer
 
 __all__ = ["watch_opening"]
+
+
+class Opened(Protocol):
+    """What is said of a key that was opened."""
+
+    @property
+    def kid(self) -> str: ...
+    @property
+    def key_id(self) -> str: ...
+    @property
+    def algorithm(self) -> str: ...
+    @property
+    def custody(self) -> Custody: ...
 
 
 @contextmanager
 def watch_opening(
     observers: Observers, key: str, backend: str
-) -> Iterator[Callable[[Signer], None]]:
+) -> Iterator[Callable[[Opened], None]]:
     """For the block that opens a key; it is given what it calls with the signer.
 
     Args:
@@ -30,7 +43,7 @@ def watch_opening(
     """
     began = time.monotonic()
 
-    def event(signer: Signer | None, outcome: str = "ok") -> SignerOpened:
+    def event(signer: Opened | None, outcome: str = "ok") -> SignerOpened:
         return SignerOpened(
             key=key,
             backend=backend,

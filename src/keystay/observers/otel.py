@@ -21,6 +21,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from keystay.backends.hookspecs import hookimpl
 
 if TYPE_CHECKING:
+    from keystay.observers.context import ObserverContext
     from keystay.observers.events import (
         AssertionSigned,
         ClockSkewed,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
         TokenIssued,
         TokenRenewed,
     )
-    from keystay.observers.registry import ObserverContext
 
 __all__ = ["OtelObserver", "api_version", "keystay_open_observer"]
 

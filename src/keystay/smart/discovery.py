@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import urljoin
 
 from keystay.errors import DiscoveryError
-from keystay.smart.http_times import retry_after
-from keystay.smart.messages import HttpRequest, HttpResponse
+from keystay.http.headers import retry_after
+from keystay.http.messages import HttpRequest, HttpResponse
 from keystay.smart.urls import require_base, require_secure
 
 __all__ = ["SmartConfiguration", "discovery_flow", "registration_endpoint_of"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from keystay.smart.messages import HttpRequest
+from keystay.http.messages import HttpRequest
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion

@@ -9,9 +9,10 @@ import httpx
 
 from keystay.concurrency import Deadline
 from keystay.concurrency.clock import now
-from keystay.config import Config, HttpSettings, load_config
+from keystay.config import Config, load_config
+from keystay.http.clients import HttpLink
+from keystay.http.settings import HttpSettings
 from keystay.tokens.client import _Client
-from keystay.tokens.http_clients import HttpLink
 from keystay.tokens.settings import ClientSettings, configured
 from keystay.tokens.shells import drive_async
 from keystay.tokens.source import TokenSource
@@ -19,7 +20,7 @@ from keystay.tokens.source import TokenSource
 if TYPE_CHECKING:
     from keystay.signer import Signer
     from keystay.smart.discovery import SmartConfiguration
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
     from keystay.tokens.auth import BearerAuth
 
 __all__ = ["AsyncTokenClient"]

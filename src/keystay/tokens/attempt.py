@@ -14,7 +14,7 @@ import anyio
 from keystay.concurrency.clock import now
 
 if TYPE_CHECKING:
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
 
 __all__ = ["Attempt"]
 

@@ -12,7 +12,7 @@ from keystay.smart.urls import DEFAULT_PORTS
 
 if TYPE_CHECKING:
     from keystay.smart.urls import Origin
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
 
 __all__ = ["BearerAuth"]
 

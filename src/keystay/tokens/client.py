@@ -9,17 +9,18 @@ import httpx
 
 from keystay.concurrency import Deadline
 from keystay.concurrency.clock import now
-from keystay.config import Config, HttpSettings, load_config
+from keystay.config import Config, load_config
 from keystay.errors import ConfigurationError
+from keystay.http.clients import HttpLink
+from keystay.http.settings import HttpSettings
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
-from keystay.tokens.http_clients import HttpLink
 from keystay.tokens.settings import ClientSettings, configured
 from keystay.tokens.shells import drive, drive_in_threads
 from keystay.tokens.source import TokenSource
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
     from keystay.tokens.async_client import AsyncTokenClient
     from keystay.tokens.auth import BearerAuth
 

@@ -15,10 +15,10 @@ from urllib.parse import urlencode
 
 from keystay.concurrency.clock import now
 from keystay.errors import AlgorithmError, NetworkError, TokenResponseError
+from keystay.http.messages import HttpRequest, HttpResponse
 from keystay.smart.discovery import SmartConfiguration, discovery_flow
-from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.smart.scopes import ScopeStyle, advertised_style, convert
-from keystay.tokens.access_token import AccessToken
+from keystay.token_stores.access_token import AccessToken
 from keystay.tokens.actions import BuildAssertion
 from keystay.tokens.refusal import correlation_id, refusal
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.errors import TokenRefusedError, TokenServerError
-from keystay.smart.http_times import retry_after
-from keystay.smart.server_text import correlation_id, readable
+from keystay.http.headers import retry_after
+from keystay.http.server_text import correlation_id, readable
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
-    from keystay.smart.messages import HttpResponse
+    from keystay.http.messages import HttpResponse
 
 __all__ = ["correlation_id", "refusal"]
 

@@ -33,7 +33,7 @@ from keystay.tokens.attempt import Attempt
 
 if TYPE_CHECKING:
     from keystay.concurrency import Deadline
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
 
 __all__ = ["DEFAULT_WINDOW", "Renewal"]
 

@@ -28,8 +28,8 @@ from keystay.errors import (
     NetworkTimeoutError,
     TokenRefusedError,
 )
+from keystay.http.errors import root
 from keystay.tokens.actions import Pause
-from keystay.tokens.network_errors import root
 
 if TYPE_CHECKING:
     from keystay.concurrency import Deadline

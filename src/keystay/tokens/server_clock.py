@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from keystay.assertion import MAX_LIFETIME
 from keystay.concurrency.clock import now
-from keystay.smart.http_times import server_time
+from keystay.http.headers import server_time
 
 if TYPE_CHECKING:
-    from keystay.smart.messages import HttpResponse
+    from keystay.http.messages import HttpResponse
 
 __all__ = ["ServerClock"]
 

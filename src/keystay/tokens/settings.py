@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
 
 from keystay.config import Config
 from keystay.errors import did_you_mean
-from keystay.rotation.client_keys import ClientKeys
-from keystay.rotation.signers import RotatingSigner
-from keystay.tokens.stores import open_store
+from keystay.token_stores.opening import open_store
+from keystay.tokens.key_state.client_keys import ClientKeys
+from keystay.tokens.key_state.rotating_signer import RotatingSigner
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
     from keystay.smart.scopes import ScopeStyle
-    from keystay.tokens.signer_source import SignerSource
-    from keystay.tokens.store import TokenStore
+    from keystay.token_stores.port import TokenStore
+    from keystay.tokens.key_state.signer_source import SignerSource
 
 __all__ = ["ClientSettings", "configured", "refuse_unknown"]
 
@@ -59,7 +59,7 @@ def refuse_unknown(settings: Mapping[str, object]) -> None:
 def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
     """A configured client's settings; its signer is closed again if no client comes of it."""
     client = config.client(name)
-    store = open_store(client, config.base_dir_of(client))
+    store = open_store(client.store, client.store_key, config.base_dir_of(client))
     settings: ClientSettings = {
         "fhir_base_url": client.fhir_base_url,
         "client_id": client.registered_id(),

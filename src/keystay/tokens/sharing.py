@@ -17,9 +17,9 @@ from keystay.tokens.actions import Call, Flow, Pause
 
 if TYPE_CHECKING:
     from keystay.concurrency import Deadline
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
+    from keystay.token_stores.port import Claim, TokenOwner, TokenStore
     from keystay.tokens.renewal import Renewal
-    from keystay.tokens.store import Claim, TokenOwner, TokenStore
 
 __all__ = ["SharedToken"]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import anyio.to_thread
 
-from keystay.smart.messages import HttpRequest, HttpResponse
+from keystay.http.messages import HttpRequest, HttpResponse
+from keystay.http.send import require_open, send, send_async
 from keystay.tokens.actions import Action, BuildAssertion, Call, Pause
-from keystay.tokens.exchange import require_open, send, send_async
 
 if TYPE_CHECKING:
     import httpx

@@ -14,8 +14,10 @@ from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
 from keystay.errors import ConfigurationError, TokenRefusedError
 from keystay.smart.scopes import DEFAULT_SCOPE, normalise, require_style
 from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.token_stores.port import TokenOwner
 from keystay.tokens.actions import Call
 from keystay.tokens.flow import Endpoint, token_flow
+from keystay.tokens.key_state.signer_source import signer_source
 from keystay.tokens.rate_budget import RateBudget
 from keystay.tokens.renewal import DEFAULT_WINDOW, Renewal
 from keystay.tokens.retries import (
@@ -27,15 +29,13 @@ from keystay.tokens.retries import (
 from keystay.tokens.server_clock import ServerClock
 from keystay.tokens.settings import ClientSettings, refuse_unknown
 from keystay.tokens.sharing import SharedToken
-from keystay.tokens.signer_source import signer_source
-from keystay.tokens.store import TokenOwner
 from keystay.tokens.witness import TokenWitness
 
 if TYPE_CHECKING:
     from keystay.concurrency import Deadline
     from keystay.signer import Signer
     from keystay.smart.discovery import SmartConfiguration
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
     from keystay.tokens.actions import Flow
 
 __all__ = ["TokenSource"]

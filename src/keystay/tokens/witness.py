@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from keystay.assertion import decode_unverified
 from keystay.concurrency.clock import now
 from keystay.errors import KeystayError
+from keystay.http.messages import HttpRequest, HttpResponse
 from keystay.observers.events import (
     ClockSkewed,
     RequestRetried,
@@ -17,7 +18,6 @@ from keystay.observers.events import (
     TokenIssued,
     TokenRenewed,
 )
-from keystay.smart.messages import HttpRequest, HttpResponse
 from keystay.tokens.actions import BuildAssertion, Call, Flow
 from keystay.tokens.refusal import correlation_id
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from keystay.observers.dispatch import Observers
     from keystay.observers.events import Event
     from keystay.signer import Signer
-    from keystay.tokens.access_token import AccessToken
+    from keystay.token_stores.access_token import AccessToken
 
 __all__ = ["TokenWitness"]
 

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 import keystay
-from keystay.config import ClientConfig, HttpSettings, PolicyConfig, open_client_signer
+from keystay.config import ClientConfig, PolicyConfig, open_client_signer
 from keystay.errors import ConfigurationError, PolicyError
+from keystay.http.settings import HttpSettings
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:

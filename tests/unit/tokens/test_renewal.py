@@ -22,7 +22,7 @@ from keystay.errors import (
     SignerClosedError,
     TokenServerError,
 )
-from keystay.tokens.access_token import AccessToken
+from keystay.token_stores.access_token import AccessToken
 from keystay.tokens.actions import Flow, Pause, Wait
 from keystay.tokens.renewal import Renewal
 
@@ -34,8 +34,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at = clock.now()
-        for place in ("access_token", "attempt", "renewal"):
-            monkeypatch.setattr(f"keystay.tokens.{place}.now", lambda: self.at)
+        for place in ("token_stores.access_token", "tokens.attempt", "tokens.renewal"):
+            monkeypatch.setattr(f"keystay.{place}.now", lambda: self.at)
         monkeypatch.setattr("random.uniform", lambda low, high: high)
 
     def token(self, lifetime: float = 300.0) -> AccessToken:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keystay.smart.messages import HttpResponse
+from keystay.http.messages import HttpResponse
 from keystay.tokens import server_clock
 from keystay.tokens.server_clock import ServerClock
 

@@ -13,8 +13,8 @@ import pytest
 
 import keystay
 from keystay.concurrency.clock import now
-from keystay.config import HttpSettings
 from keystay.errors import ConfigurationError, KeystayError, SignerClosedError, TokenRefusedError
+from keystay.http.settings import HttpSettings
 from keystay.testing import Reply, SmartTestServer
 from tests.support.fixtures import watch_exchanges
 from tests.support.secrets_watch import WATCH

@@ -196,8 +196,9 @@ class Connection:
 
     def _reset(self) -> None:
         """In a forked child: the channel belongs to the parent."""
-        _INHERITED.append(self._client)
-        self._client = None
+        if self._client is not None:
+            _INHERITED.append(self._client)
+            self._client = None
 
 
 class _NoAnswerError(Exception):

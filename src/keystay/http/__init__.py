@@ -1,0 +1,1 @@
+"""HTTP as every flow needs it: requests, answers, clients, and what can go wrong between them."""

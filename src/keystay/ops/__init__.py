@@ -1,0 +1,1 @@
+"""What people run: registration, rotation, publishing, reports. No running client loads it."""

@@ -1,7 +1,0 @@
-"""Publishes a client's JWK Set: one pure answer, and the ways to serve it."""
-
-from keystay.publishing.applications import asgi_app, wsgi_app
-from keystay.publishing.response import DEFAULT_MAX_AGE, PATH
-from keystay.publishing.source import KeySource
-
-__all__ = ["DEFAULT_MAX_AGE", "PATH", "KeySource", "asgi_app", "wsgi_app"]

@@ -1,0 +1,1 @@
+"""Where processes that use the same client share its access token."""

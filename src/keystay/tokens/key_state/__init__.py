@@ -1,0 +1,1 @@
+"""Which key signs now: the state of a rotation as a running client needs it."""
