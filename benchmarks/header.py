@@ -12,7 +12,7 @@ import httpx
 
 from benchmarks.assertion import StubKey
 from benchmarks.measure import Goal, interleave
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.signer import Signer
 from keystay.token_stores.access_token import AccessToken
 from keystay.tokens.client import TokenClient
@@ -49,17 +49,17 @@ def run(*, smoke: bool) -> Iterator[Goal]:
     """Through `authorization()`, through `auth()`, and through other libraries' ways."""
     signer = Signer(StubKey(), verify="first")
     with TokenClient(fhir_base_url=BASE, client_id="x", signer=signer) as client:
-        client._renewal.adopt(
+        client._cache.replace(
             AccessToken(
                 "y" * 600,
                 expires_in=3600,
                 scope="system/*.rs",
                 requested_scope="system/*.rs",
-                requested_at=now(),
+                requested_at=SYSTEM_CLOCK.now(),
             )
         )
         contenders: dict[str, Callable[[], Any]] = {
-            "a monotonic check alone": lambda: time.monotonic() < client._renewal.look_at,
+            "a monotonic check alone": lambda: time.monotonic() < client._cache.refresh_after,
             "keystay authorization()": client.authorization,
             "keystay auth()": through(client.auth()),
             "trivial httpx.Auth": through(TrivialAuth()),

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from benchmarks.measure import Goal, Times, interleave
-from keystay.concurrency import Deadline, WorkerThreads
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.threads import WorkerThreads
 
 MESSAGE = b"x" * 300
 DEVICE_SECONDS = 0.001

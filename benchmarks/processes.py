@@ -20,7 +20,7 @@ from benchmarks.measure import Goal
 from benchmarks.renewals import ALLOWED, LATENCY, settings
 from benchmarks.token_server import TokenServer, running
 from keystay import FileTokenStore, TokenClient
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.token_stores.access_token import AccessToken
 from keystay.token_stores.port import TokenOwner
 
@@ -63,7 +63,7 @@ def fleet(server: TokenServer, store: str, processes: int) -> tuple[list[int], l
         return [float(p.stdout.readline()) for p in started if p.stdout]
 
     heard()  # ready
-    moment = now() + 0.5
+    moment = SYSTEM_CLOCK.now() + 0.5
     for process in started:
         assert process.stdin is not None
         process.stdin.write(f"{moment}\n")
@@ -86,10 +86,10 @@ def child(origin: str, folder: str) -> None:
         print(0.0, flush=True)
         moment = float(sys.stdin.readline())
         for _ in range(2):
-            time.sleep(max(0.0, moment - now()))
-            began = now()
+            time.sleep(max(0.0, moment - SYSTEM_CLOCK.now()))
+            began = SYSTEM_CLOCK.now()
             moment = client.token().ends_at
-            print(now() - began, flush=True)
+            print(SYSTEM_CLOCK.now() - began, flush=True)
 
 
 def store_costs(folder: str, calls: int) -> None:
@@ -99,7 +99,7 @@ def store_costs(folder: str, calls: int) -> None:
         client_id="x", fhir_base_url="https://x", token_endpoint="", scope="system/*.rs"
     )
     token = AccessToken(
-        "y" * 600, expires_in=300, scope="s", requested_scope="s", requested_at=now()
+        "y" * 600, expires_in=300, scope="s", requested_scope="s", requested_at=SYSTEM_CLOCK.now()
     )
 
     def claimed() -> None:

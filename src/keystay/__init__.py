@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from keystay.concurrency import forks as _forks  # first: it watches over all other imports
+
 if TYPE_CHECKING:
     from keystay import errors as errors
     from keystay import signatures as signatures
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from keystay.smart.discovery import SmartConfiguration as SmartConfiguration
     from keystay.token_stores.access_token import AccessToken as AccessToken
     from keystay.token_stores.file import FileTokenStore as FileTokenStore
-    from keystay.tokens.async_client import AsyncTokenClient as AsyncTokenClient
+    from keystay.tokens.client import AsyncTokenClient as AsyncTokenClient
     from keystay.tokens.client import TokenClient as TokenClient
     from keystay.tokens.client import discover as discover
     from keystay.tokens.key_state.client_keys import published_keys as published_keys
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccessToken": "keystay.token_stores.access_token",
     "AuditObserver": "keystay.observers.audit",
-    "AsyncTokenClient": "keystay.tokens.async_client",
+    "AsyncTokenClient": "keystay.tokens.client",
     "ClientAssertion": "keystay.assertion",
     "Config": "keystay.config",
     "Custody": "keystay.custody",
@@ -84,6 +86,7 @@ if not TYPE_CHECKING:  # a type checker that saw it would take any misspelt name
             home = _HOMES[name]
         except KeyError:
             raise AttributeError(f"module 'keystay' has no attribute {name!r}") from None
+        _forks.arm()
         module = import_module(home)
         value = module if home == f"keystay.{name}" else getattr(module, name)
         globals()[name] = value

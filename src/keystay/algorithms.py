@@ -7,6 +7,7 @@ imported here.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,8 +29,7 @@ class Algorithm:
         name: The `alg` value, such as `RS384`.
         family: The signature scheme.
         kty: JWK key type: `RSA`, `EC` or `OKP`.
-        hash_name: hashlib's name of the hash, or None where the scheme takes the message
-            itself (EdDSA).
+        hash: hashlib's constructor, or None where the scheme takes the message itself (EdDSA).
         curve: JWK `crv` the key must be on, or None for RSA.
         coordinate_size: Bytes of each of r and s (ECDSA), else 0.
     """
@@ -37,19 +37,23 @@ class Algorithm:
     name: str
     family: Family
     kty: Literal["RSA", "EC", "OKP"]
-    hash_name: str | None
+    hash: Callable[[bytes], hashlib._Hash] | None
     curve: str | None = None
     coordinate_size: int = 0
 
     @property
+    def hash_name(self) -> str | None:
+        """Hashlib's name of the hash, such as `sha384`; None for EdDSA."""
+        return None if self.hash is None else self.hash(b"").name
+
+    @property
     def digest_size(self) -> int:
         """Bytes of the digest; for PSS also the salt's length (RFC 7518 §3.5). 0 for EdDSA."""
-        return hashlib.new(self.hash_name).digest_size if self.hash_name else 0
+        return 0 if self.hash is None else self.hash(b"").digest_size
 
     def digest(self, message: bytes) -> bytes | None:
         """Hash `message`, or None where the scheme signs the message itself."""
-        # Not hashlib.new(): looking the constructor up by attribute takes half the time.
-        return getattr(hashlib, self.hash_name)(message).digest() if self.hash_name else None
+        return None if self.hash is None else self.hash(message).digest()
 
     def signature_size(self, key_bits: int) -> int:
         """Bytes of a JOSE signature by a key of `key_bits` (the modulus; ignored for EC, OKP)."""
@@ -61,15 +65,15 @@ class Algorithm:
 ALGORITHMS: dict[str, Algorithm] = {
     a.name: a
     for a in (
-        Algorithm("RS256", "RSASSA-PKCS1-v1_5", "RSA", "sha256"),
-        Algorithm("RS384", "RSASSA-PKCS1-v1_5", "RSA", "sha384"),
-        Algorithm("RS512", "RSASSA-PKCS1-v1_5", "RSA", "sha512"),
-        Algorithm("PS256", "RSASSA-PSS", "RSA", "sha256"),
-        Algorithm("PS384", "RSASSA-PSS", "RSA", "sha384"),
-        Algorithm("PS512", "RSASSA-PSS", "RSA", "sha512"),
-        Algorithm("ES256", "ECDSA", "EC", "sha256", "P-256", 32),
-        Algorithm("ES384", "ECDSA", "EC", "sha384", "P-384", 48),
-        Algorithm("ES512", "ECDSA", "EC", "sha512", "P-521", 66),
+        Algorithm("RS256", "RSASSA-PKCS1-v1_5", "RSA", hashlib.sha256),
+        Algorithm("RS384", "RSASSA-PKCS1-v1_5", "RSA", hashlib.sha384),
+        Algorithm("RS512", "RSASSA-PKCS1-v1_5", "RSA", hashlib.sha512),
+        Algorithm("PS256", "RSASSA-PSS", "RSA", hashlib.sha256),
+        Algorithm("PS384", "RSASSA-PSS", "RSA", hashlib.sha384),
+        Algorithm("PS512", "RSASSA-PSS", "RSA", hashlib.sha512),
+        Algorithm("ES256", "ECDSA", "EC", hashlib.sha256, "P-256", 32),
+        Algorithm("ES384", "ECDSA", "EC", hashlib.sha384, "P-384", 48),
+        Algorithm("ES512", "ECDSA", "EC", hashlib.sha512, "P-521", 66),
         Algorithm("EdDSA", "EdDSA", "OKP", None, "Ed25519"),
     )
 }

@@ -464,6 +464,7 @@ class TokenRefusedError(TokenError):
         error_uri: As sent, or None.
         retry_after: Seconds the server asked to wait, or None.
         correction: Seconds that were added to this machine's time to stamp the assertion.
+        worked_today: Whether this client, key and endpoint were granted a token within a day.
     """
 
     code = "token-refused"
@@ -482,6 +483,7 @@ class TokenRefusedError(TokenError):
         retry_after: float | None = None,
         correlation_id: str | None = None,
         correction: float = 0.0,
+        worked_today: bool = False,
         **explanation: Unpack[Explanation],
     ) -> None:
         super().__init__(message, status=status, correlation_id=correlation_id, **explanation)
@@ -490,6 +492,7 @@ class TokenRefusedError(TokenError):
         self.error_uri = error_uri
         self.retry_after = retry_after
         self.correction = correction
+        self.worked_today = worked_today
 
 
 class TokenServerError(TokenRefusedError):

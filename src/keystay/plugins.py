@@ -14,7 +14,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import pluggy
 
-from keystay.concurrency import Deadline, DeadlineLock
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import KeystayError
 
 __all__ = ["Claim", "PluginRegistry"]

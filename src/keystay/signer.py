@@ -7,6 +7,7 @@ encoding and verify it before anybody sees it.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,14 +27,16 @@ from keystay.backends.port import (
 )
 from keystay.backends.registry import Registry, default_registry, unexpected
 from keystay.backends.secrets import SecretResolver
-from keystay.concurrency import Deadline, WorkerThreads, hold_off_forks
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import hold_off_forks
+from keystay.concurrency.threads import WorkerThreads
 from keystay.custody import minimum
 from keystay.errors import (
     AlgorithmError,
     KeystayError,
     SignerClosedError,
 )
-from keystay.observers.dispatch import NOBODY, Observers
+from keystay.observers.dispatch import EVENTS_LOG, NOBODY, Observers
 from keystay.observers.events import AssertionSigned, MessageSigned
 from keystay.observers.opening import watch_opening
 from keystay.observers.signing import About, SignatureWitness, Signed
@@ -110,23 +113,25 @@ def open_signer(
         base_dir=folder,
     )
     with watch_opening(observers, str(parsed), parsed.scheme) as tell:
-        with hold_off_forks(Deadline.after(timeout)):
+        deadline = Deadline.after(timeout)
+        with hold_off_forks(deadline, may_hang=True):
             key = (registry or default_registry()).open_key(parsed, context)
         try:
-            signer = Signer(
-                key,
-                algorithm=algorithm,
-                kid=kid,
-                custody=custody,
-                policy=policy,
-                enforce=enforce,
-                created=created,
-                verify=verify,
-                timeout=timeout,
-                name=str(parsed),
-                backend=parsed.scheme,
-                observers=observers,
-            )
+            with hold_off_forks(deadline):
+                signer = Signer(
+                    key,
+                    algorithm=algorithm,
+                    kid=kid,
+                    custody=custody,
+                    policy=policy,
+                    enforce=enforce,
+                    created=created,
+                    verify=verify,
+                    timeout=timeout,
+                    name=str(parsed),
+                    backend=parsed.scheme,
+                    observers=observers,
+                )
         except BaseException:
             with suppress(Exception):  # what went wrong first is what to report
                 key.close()
@@ -198,7 +203,7 @@ class Signer:
         self._timeout = timeout
         self._threads = WorkerThreads(self._name, most=_ASYNC_CALLS)
         self._closed = False
-        self._is_wanted = observers.wants
+        self._watched = observers.watched
         self._witness = SignatureWitness(observers, description, backend=backend, kid=self._kid)
         if description.signs_here:
             self._probe()
@@ -315,7 +320,7 @@ class Signer:
         self._check_open()
         chosen = self._algorithm if algorithm is None else self._permitted(algorithm)
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        if self._is_wanted(_event_of(about)):
+        if _event_of(about) in self._watched or EVENTS_LOG.isEnabledFor(logging.DEBUG):
             sign = partial(self._sign, None, chosen, deadline)
             return self._witness.watch(sign, stamp, chosen.name, about)
         return self._sign(None, chosen, deadline, stamp)
@@ -381,7 +386,7 @@ class Signer:
             )
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
         sign = partial(self._sign, bytes(digest), chosen, deadline)
-        if self._is_wanted(MessageSigned):
+        if MessageSigned in self._watched or EVENTS_LOG.isEnabledFor(logging.DEBUG):
             return self._witness.watch(sign, None, chosen.name, None)[1]
         return sign(None)[1]
 
@@ -408,8 +413,7 @@ class Signer:
         """
         self._check_open()
         deadline = Deadline.after(self._timeout if timeout is None else timeout)
-        with hold_off_forks(deadline):
-            self._guarded(lambda: self._key.health(deadline))
+        self._guarded(lambda: self._key.health(deadline))
 
     def close(self) -> None:
         """Release the key; idempotent."""
@@ -492,11 +496,10 @@ class Signer:
     ) -> Signed:
         """Sign a digest, or a message made by `stamp` once there is a session for it."""
         try:
-            with hold_off_forks(deadline):
-                if self._lease is None:
-                    return self._sign_with(self._key, digest, algorithm, deadline, stamp)
-                with self._lease(deadline) as key:
-                    return self._sign_with(key, digest, algorithm, deadline, stamp)
+            if self._lease is None:
+                return self._sign_with(self._key, digest, algorithm, deadline, stamp)
+            with self._lease(deadline) as key:
+                return self._sign_with(key, digest, algorithm, deadline, stamp)
         except KeystayError:
             raise
         except Exception as error:
@@ -510,8 +513,13 @@ class Signer:
         deadline: Deadline,
         stamp: Callable[[], bytes] | None,
     ) -> Signed:
-        message = b"" if stamp is None else stamp()
-        request = SignRequest(algorithm, None if stamp is None else message, digest, deadline)
+        if stamp is None:
+            message, request = b"", SignRequest(algorithm, None, digest, deadline)
+        else:
+            message = stamp()
+            if (hashed := algorithm.hash) is not None:
+                digest = hashed(message).digest()
+            request = SignRequest(algorithm, message, digest, deadline)
         result = key.sign(request)
         return message, self._checked(result, request), result.request_id
 
@@ -521,7 +529,10 @@ class Signer:
         self._verification.check_key(result)
         if result.session not in self._judged:
             self._judge(result.session, request)
-        return self._verification.accept(result, request)
+        if self._description.signs_here:
+            return self._verification.accept(result, request)
+        with hold_off_forks(request.deadline):
+            return self._verification.accept(result, request)
 
     def _judge(self, session: int, request: SignRequest) -> None:
         """After a reconnection: what answers now has to be what the policy demands, too."""

@@ -66,7 +66,7 @@ class TestFork:
                     print(error.code)
             thread = threading.Thread(target=renew)
             thread.start()
-            while client._renewal._attempt is None:
+            while not client._cache.is_renewing:
                 time.sleep(0.01)
             time.sleep(0.2)
             def work():

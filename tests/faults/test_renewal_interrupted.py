@@ -33,7 +33,7 @@ def slow(registered: SmartTestServer) -> SmartTestServer:
 
 def renewing(client: keystay.TokenClient | keystay.AsyncTokenClient) -> bool:
     """Whether somebody is renewing."""
-    return client._renewal._attempt is not None
+    return client._cache.is_renewing
 
 
 async def test_cancelled_task_hands_over_to_tasks(
@@ -268,7 +268,7 @@ class TestSignals:
             def handler(*_):
                 count[0] += 1
                 client.invalidate()
-                client._renewal.good()
+                client._cache.fresh()
                 if count[0] % 7 == 0:
                     client.token()
             try:
@@ -282,7 +282,7 @@ class TestSignals:
             while time.monotonic() < until:
                 client.token()
             signal.setitimer(signal.ITIMER_REAL, 0)
-            print(count[0] > 20, client._renewal._attempt, client.token().expired)
+            print(count[0] > 20, client._cache.is_renewing, client.token().expired)
             client.close()
         """)
-        assert ("True None False\n", "") == (done.stdout, done.stderr)
+        assert ("True False False\n", "") == (done.stdout, done.stderr)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_environment")
 
 PROCESSES = 16
 STORE = """
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.token_stores.file import FileTokenStore
 store = FileTokenStore(sys.argv[4], keys=os.environ["STORE_KEY"])
 def say(word):
@@ -124,7 +124,7 @@ class TestOneRequest:
 say("ready")
 first = client.token()
 print(of(first), flush=True)
-time.sleep(max(0.0, first.ends_at - now()))
+time.sleep(max(0.0, first.ends_at - SYSTEM_CLOCK.now()))
 print(of(client.token()), flush=True)
 client.close()
 """
@@ -174,8 +174,8 @@ client.close()
             + """
 first = client.token()
 say(of(first))
-client._renewal.look_at = 0.0
-client._renewal.__class__.is_fresh = lambda self, token: token.value != first.value
+client._cache.refresh_after = 0.0
+client._cache.__class__.is_fresh = lambda self, token: token.value != first.value
 say("asking")
 began = time.monotonic()
 found = client.token()
@@ -319,7 +319,7 @@ class TestRejection:
         store = FileTokenStore(tmp_path / "tokens", keys=key)
         client = make_client(registered, store=store)
         token = client.token()
-        client._renewal.look_at = 0.0
+        client._cache.refresh_after = 0.0
         assert client.token() is token
         assert 1 == len(registered.log.of("token"))
 
@@ -399,12 +399,12 @@ class TestTrouble:
         store = FileTokenStore(tmp_path / "tokens", keys=key)
         client = make_client(registered, store=store)
         token = client.token()
-        assert client._source._shared is not None
-        owner = client._source._shared._owner
+        assert client._core._shared is not None
+        owner = client._core._shared._owner
         store.discard(owner, token)
         claim = store.claim(owner, 10)
         assert claim is not None
-        client._renewal.look_at = 0.0
+        client._cache.refresh_after = 0.0
         began = time.monotonic()
         assert client.token() is token
         assert time.monotonic() - began < 1

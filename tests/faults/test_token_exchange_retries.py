@@ -522,7 +522,7 @@ class TestWhileTheOldTokenIsGood:
         reply: Reply,
     ) -> None:
         """They get the old token; the failure is logged, the server is asked ever more rarely."""
-        old = client._renewal.header
+        old = client._cache.header
         registered.script(registered.token_endpoint, [reply] * 50)
         with caplog.at_level(logging.WARNING, "keystay.tokens"):
             until = time.monotonic() + 1.3
@@ -542,7 +542,7 @@ class TestWhileTheOldTokenIsGood:
         client = make_client(registered, renewal_window=0.9, retries=3)
         old = client.token()
         registered.script(registered.token_endpoint, [Reply(503, delay=1.0)])
-        client._renewal.look_at = 0.0
+        client._cache.refresh_after = 0.0
         if lost == "ended":
             time.sleep(max(0.0, old.expires_in - 0.5))
         found: list[keystay.AccessToken] = []

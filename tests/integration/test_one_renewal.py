@@ -103,7 +103,7 @@ def short_lived(server: SmartTestServer) -> Iterator[None]:
 
 def let_expire(client: keystay.TokenClient | keystay.AsyncTokenClient) -> None:
     """Wait until the kept token is over."""
-    token = client._renewal.token
+    token = client._cache.token
     assert token is not None
     time.sleep(token.expires_in + 0.01)
     assert token.expired

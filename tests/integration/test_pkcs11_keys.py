@@ -154,7 +154,7 @@ def test_lease(softhsm: SoftHSM, keys: dict[str, PublicKeyTypes]) -> None:
     """A lease holds one session; another lease meanwhile holds another."""
     key = open_key(softhsm, "kind-P-384")
     try:
-        request = SignRequest(get("ES384"), b"message", None, Deadline.after(5))
+        request = SignRequest.of(get("ES384"), b"message", Deadline.after(5))
         with key.lease(request.deadline) as one, key.lease(request.deadline) as two:
             first, second, third = one.sign(request), two.sign(request), one.sign(request)
         assert first.session == third.session != second.session

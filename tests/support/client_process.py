@@ -48,7 +48,7 @@ def ended_well(child):
 
 def while_renewing(client, act):
     def wait():
-        while client._renewal._attempt is None:
+        while not client._cache.is_renewing:
             time.sleep(0.01)
         time.sleep(0.1)
         act()

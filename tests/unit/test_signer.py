@@ -234,7 +234,7 @@ class TestVerified:
                 from keystay.backends import SignRequest
 
                 return super().sign(
-                    SignRequest(request.algorithm, request.digest, None, request.deadline)
+                    SignRequest.of(request.algorithm, request.digest, request.deadline)
                 )
 
         with pytest.raises(SignatureInvalidError, match="does not verify"):

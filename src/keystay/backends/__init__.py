@@ -22,7 +22,7 @@ from keystay.backends.port import (
     TellsCustody,
 )
 from keystay.backends.secrets import Secret, SecretResolver
-from keystay.concurrency import Deadline
+from keystay.concurrency.clock import Deadline
 
 __all__ = [
     "API_VERSION",

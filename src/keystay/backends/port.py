@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
+import msgspec
+
 from keystay.backends.secrets import SecretResolver
-from keystay.concurrency import Deadline
+from keystay.concurrency.clock import Deadline
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -44,36 +46,28 @@ API_VERSION = 1
 """Version of this port. A plugin module states the one it was written for as `api_version`."""
 
 
-class SignRequest:
+class SignRequest(msgspec.Struct, frozen=True, gc=False):
     """One signature to make.
 
-    Args:
+    Attributes:
         algorithm: The JWS algorithm.
         message: The bytes to be signed, or None when the caller only has the digest.
-        digest: Their hash by `algorithm`; None to have it made from the message when asked for.
+        digest: Their hash by `algorithm`; None for EdDSA, which signs the message itself.
         deadline: When to give up.
     """
 
-    __slots__ = ("_digest", "algorithm", "deadline", "message")
+    algorithm: Algorithm
+    message: bytes | None
+    digest: bytes | None
+    deadline: Deadline
 
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        message: bytes | None,
-        digest: bytes | None,
-        deadline: Deadline,
-    ) -> None:
-        self.algorithm = algorithm
-        self.message = message
-        self.deadline = deadline
-        self._digest = digest
+    @classmethod
+    def of(cls, algorithm: Algorithm, message: bytes, deadline: Deadline) -> SignRequest:
+        """The request to sign a message."""
+        return cls(algorithm, message, algorithm.digest(message), deadline)
 
-    @property
-    def digest(self) -> bytes | None:
-        """The message's hash by `algorithm`; None for EdDSA, which signs the message itself."""
-        if self._digest is None and self.message is not None:
-            self._digest = self.algorithm.digest(self.message)
-        return self._digest
+    def __repr__(self) -> str:
+        return f"<SignRequest {self.algorithm.name}>"
 
 
 class BackendSignature(NamedTuple):

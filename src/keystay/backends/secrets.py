@@ -20,7 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from keystay.concurrency import Deadline, DeadlineLock
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import KeystayError, SecretError
 from keystay.files import doubt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import click
@@ -67,7 +67,7 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
 def _read(
     client: httpx.Client, url: str, accept: str, token: AccessToken, timeout: float
 ) -> HttpResponse:
-    from keystay.concurrency import Deadline
+    from keystay.concurrency.clock import Deadline
     from keystay.http.messages import HttpRequest
     from keystay.http.send import send
 
@@ -103,8 +103,9 @@ def _as_text(body: bytes) -> str | bytes:
 
 def _outcome(response: HttpResponse) -> str:
     """What an OperationOutcome says (https://hl7.org/fhir/operationoutcome.html), if it is one."""
+    document: Any = response.json_object() or {}
     try:
-        issue = (response.json_object() or {})["issue"][0]
+        issue = document["issue"][0]
         text = issue["diagnostics"] if "diagnostics" in issue else issue["details"]["text"]
     except (LookupError, TypeError):
         return ""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from keystay.config import ClientConfig, Config
-from keystay.tokens.key_state.publication import Publication, publication_flow
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from keystay.config import ClientConfig, Config
+    from keystay.tokens.key_state.publication import Publication
 
 __all__ = ["look"]
 
@@ -14,18 +17,8 @@ def look(config: Config, client: ClientConfig, url: str) -> Publication:
     Raises:
         KeystayError: Nothing that can be used.
     """
-    from keystay.concurrency import Deadline
-    from keystay.http.clients import new_client
-    from keystay.http.send import send
+    from keystay.http.io import run_once
+    from keystay.tokens.key_state.publication import fetch_publication
 
-    flow = publication_flow(url, allow_insecure_loopback=client.allow_insecure_loopback)
-    deadline = Deadline.after(config.http.timeout)
-    with new_client(config.http) as http:
-        try:
-            request = next(flow)
-            while True:
-                request = flow.send(send(http, request, deadline))
-        except StopIteration as finished:
-            found = finished.value
-            assert isinstance(found, Publication)
-            return found
+    insecure = client.allow_insecure_loopback
+    return run_once(config.http, None, fetch_publication, url, allow_insecure_loopback=insecure)

@@ -16,7 +16,10 @@ from functools import partial
 
 import msgspec
 
+from keystay.concurrency import forks
 from keystay.errors import BackendTimeoutError
+
+forks.arm()
 
 __all__ = ["SYSTEM_CLOCK", "Clock", "Deadline", "backoff"]
 
@@ -82,6 +85,11 @@ class Deadline(msgspec.Struct, frozen=True, gc=False):
         """The same, `seconds` later: time that a person took is not the device's."""
         return Deadline(self.at + seconds, self.seconds, self.now) if seconds else self
 
+    def at_most(self, seconds: float) -> Deadline:
+        """The deadline `seconds` from now, or this one if that is earlier."""
+        at = self.now() + seconds
+        return self if at >= self.at else Deadline(at, seconds, self.now)
+
     @property
     def remaining(self) -> float:
         """Seconds left; 0.0 when it has passed."""
@@ -120,6 +128,3 @@ def backoff(
         spread = random.uniform(0.0, min(_SPREAD, retry_after))  # noqa: S311
         pause = max(pause, retry_after + spread)
     return pause
-
-
-now = SYSTEM_CLOCK.now

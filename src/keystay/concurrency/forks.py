@@ -17,17 +17,25 @@ import weakref
 from collections.abc import Callable
 from threading import get_ident
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from keystay.concurrency.clock import Deadline
+if TYPE_CHECKING:
+    from keystay.concurrency.clock import Deadline
 
-__all__ = ["ClosesForForks", "close_for_forks", "detect_fork", "hold_off_forks", "reset_after_fork"]
+__all__ = [
+    "ClosesForForks",
+    "arm",
+    "close_for_forks",
+    "detect_fork",
+    "hold_off_forks",
+    "reset_after_fork",
+]
 
-# Seconds that a fork waits for calls under way: they last milliseconds, or the network hangs.
+# Seconds that a fork waits for calls that may hang: they last milliseconds, or the network is down.
 _PATIENCE = 1.0
 _GATE_PATIENCE = 0.5
-# The same for an import, which ends by itself.
-_IMPORT_PATIENCE = 5.0
+# The same for computations and imports, which end by themselves.
+_COMPUTING_PATIENCE = 5.0
 _LOOK_EVERY = 0.001
 
 
@@ -73,23 +81,24 @@ def detect_fork() -> None:
 class hold_off_forks:  # noqa: N801 - used as a function is
     """A block that a fork by another thread waits for, if it is over soon.
 
-    For calls into libraries with locks of their own (gRPC, OpenSSL): a fork in their middle copies
+    For calls into libraries with locks of their own (OpenSSL, gRPC): a fork in their middle copies
     these locks as they are. May be nested.
 
     Args:
         deadline: The block waits no longer than that for a fork that is being made.
+        may_hang: Whether it waits for a device or the network: a fork then waits less long.
     """
 
-    __slots__ = ("_deadline",)
+    __slots__ = ("_deadline", "_may_hang")
 
-    def __init__(self, deadline: Deadline) -> None:
-        self._deadline = deadline
+    def __init__(self, deadline: Deadline, *, may_hang: bool = False) -> None:
+        self._deadline, self._may_hang = deadline, may_hang
 
     def __enter__(self) -> None:
-        _sections.enter(self._deadline)
+        _sections.enter(self._deadline, self._may_hang)
 
     def __exit__(self, *exception: object) -> None:
-        _sections.leave()
+        _sections.leave(self._may_hang)
 
 
 class _Sections:
@@ -99,31 +108,37 @@ class _Sections:
         self.reset()
 
     def reset(self) -> None:
-        self._inside: dict[int, int] = {}  # depth by thread
+        # Depth by thread.
+        self._computing: dict[int, int] = {}
+        self._calling: dict[int, int] = {}
         self._forking = False
 
-    def enter(self, deadline: Deadline) -> None:
+    def enter(self, deadline: Deadline, may_hang: bool) -> None:
         thread = get_ident()
-        depth = self._inside[thread] = self._inside.get(thread, 0) + 1
+        is_first = thread not in self._computing and thread not in self._calling
+        inside = self._calling if may_hang else self._computing
+        inside[thread] = inside.get(thread, 0) + 1
         # Noted first and looked second: the forking thread does it the other way round, so that at
         # least one of the two sees the other.
-        if self._forking and depth == 1:
-            del self._inside[thread]
-            _poll(lambda: not self._forking, min(2 * _PATIENCE, deadline.remaining))
-            self._inside[thread] = 1
+        while self._forking and is_first:
+            del inside[thread]
+            patience = min(2 * _COMPUTING_PATIENCE, deadline.remaining)
+            is_first = _poll(lambda: not self._forking, patience)  # else goes on regardless
+            inside[thread] = 1
 
-    def leave(self) -> None:
-        thread = get_ident()
-        depth = self._inside.get(thread, 1) - 1  # none where a fork was made in the block
+    def leave(self, may_hang: bool) -> None:
+        thread, inside = get_ident(), self._calling if may_hang else self._computing
+        depth = inside.get(thread, 1) - 1  # none where a fork was made in the block
         if depth:
-            self._inside[thread] = depth
+            inside[thread] = depth
         else:
-            self._inside.pop(thread, None)
+            inside.pop(thread, None)
 
-    def close(self, seconds: float) -> bool:
-        thread = get_ident()
+    def close(self) -> None:
+        own = {get_ident()}
         self._forking = True
-        return _poll(lambda: not self._inside.keys() - {thread}, seconds)
+        _poll(lambda: not (self._computing.keys() | self._calling.keys()) - own, _PATIENCE)
+        _poll(lambda: not self._computing.keys() - own, _COMPUTING_PATIENCE)
 
     def open(self) -> None:
         self._forking = False
@@ -133,7 +148,7 @@ class _Fork:
     """What the forking thread has closed and is to open again."""
 
     def __init__(self) -> None:
-        self.closed: list[ClosesForForks] = []
+        self.gates: list[ClosesForForks] = []
         self.holds_import_lock = False
 
 
@@ -142,15 +157,21 @@ _forks: dict[int, _Fork] = {}
 
 
 def _before() -> None:
+    if get_ident() in _forks:
+        return
     fork = _forks[get_ident()] = _Fork()
+    had_logging = _has_logging()
     # First the blocks: those inside may have gates to pass yet before they can leave.
-    _sections.close(_PATIENCE)
-    fork.closed.append(_sections)
+    _sections.close()
     for found in list(_gates.values()):
         gate = found()
         if gate is not None and gate.close(_GATE_PATIENCE):
-            fork.closed.append(gate)
+            fork.gates.append(gate)
     fork.holds_import_lock = _close_imports()
+    if not had_logging and _has_logging():
+        # Imported while this waited: its hook after the fork releases what its hook before the
+        # fork, which came too late, has not acquired.
+        sys.modules["logging"]._lock.acquire()
 
 
 def _after_in_parent() -> None:
@@ -159,12 +180,15 @@ def _after_in_parent() -> None:
         return
     if fork.holds_import_lock:
         _imp.release_lock()
-    for gate in reversed(fork.closed):
+    for gate in fork.gates:
         gate.open()
+    _sections.open()
 
 
 def _after_in_child() -> None:
     global _pid  # noqa: PLW0603
+    if os.getpid() == _pid:
+        return
     fork = _forks.pop(get_ident(), None)
     if fork is not None and fork.holds_import_lock:
         _imp.release_lock()
@@ -174,6 +198,11 @@ def _after_in_child() -> None:
     for found, reset in list(_resets.values()):
         if (owner := found()) is not None:
             reset(owner)
+
+
+def _has_logging() -> bool:
+    """Whether logging takes part in forks; its import has then come that far."""
+    return hasattr(sys.modules.get("logging"), "LogRecord")
 
 
 def _close_imports() -> bool:
@@ -193,7 +222,7 @@ def _close_imports() -> bool:
             return False
         return True
 
-    return _poll(closed, _IMPORT_PATIENCE)
+    return _poll(closed, _COMPUTING_PATIENCE)
 
 
 def _poll(condition: Callable[[], bool], seconds: float) -> bool:
@@ -226,6 +255,26 @@ def _is_ours(module: object) -> bool:
     return isinstance(module, str) and module.startswith("keystay")
 
 
-os.register_at_fork(
-    before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
-)
+def arm() -> None:
+    """Have a fork wait for imports before logging takes part in it.
+
+    The hooks before a fork run in reverse order, and logging's takes a lock that every module needs
+    for its logger. So ours is registered once more when logging is there; `import keystay` does not
+    load it. The second one to run finds everything done.
+    """
+    global _armed  # noqa: PLW0603
+    if not _armed:
+        _armed = True
+        import logging  # noqa: F401
+
+        _register()
+
+
+def _register() -> None:
+    os.register_at_fork(
+        before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child
+    )
+
+
+_armed = False
+_register()

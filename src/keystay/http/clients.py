@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
-from typing import Any, Generic, TypeVar
+from typing import Generic, Required, TypedDict, TypeVar
 
 import httpx
 
 from keystay.backends.secrets import SecretResolver
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
+from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
 from keystay.errors import ConfigurationError
-from keystay.http.send import closed
+from keystay.http.errors import client_closed
 from keystay.http.settings import HttpSettings, http_faults
 
 __all__ = ["HttpLink", "new_async_client", "new_client"]
@@ -63,12 +64,14 @@ class HttpLink(Generic[Client]):
     ) -> None:
         self.is_own: bool = given is None or isinstance(given, HttpSettings)
         self.settings: HttpSettings = given if isinstance(given, HttpSettings) else HttpSettings()
-        self._client: Client
-        self._inherited: Client  # kept, so that a child does not tidy up the parent's sockets
+        self._client: Client | None
+        self._inherited: Client | None  # kept: a child does not tidy up its parent's sockets
         if self.is_own:
-            self._make: Callable[[], Client] = partial(kind, **_options(self.settings))
-            with _proxies_usable():
-                self._client = self._make()
+            with hold_off_forks(Deadline.after(self.settings.timeout)):  # for OpenSSL's own locks
+                self._make: Callable[[], Client] = partial(kind, **_options(self.settings))
+                with _proxies_usable():
+                    self._client = self._make()
+            reset_after_fork(self._reset)
         elif isinstance(given, kind):
             self._client = given
         else:
@@ -76,7 +79,6 @@ class HttpLink(Generic[Client]):
                 f"http is a {type(given).__name__}.",
                 hint=f"Hand in an httpx.{kind.__name__} or HttpSettings.",
             )
-        self._pid = os.getpid()
         self._is_closed = False
 
     @property
@@ -86,31 +88,55 @@ class HttpLink(Generic[Client]):
         Raises:
             ConfigurationError: It was let go.
         """
+        detect_fork()
         if self._is_closed:  # httpx itself may forget: a request on its way opens it again
-            raise closed()
-        return self._current()
+            raise client_closed()
+        if self._client is None:
+            with _proxies_usable():
+                self._client = self._make()
+        return self._client
+
+    def checked(self) -> HttpLink[Client]:
+        """Itself.
+
+        Raises:
+            ConfigurationError: The client is closed.
+        """
+        if self.client.is_closed:
+            raise client_closed()
+        return self
+
+    def deadline(self, timeout: float | None, clock: Clock = SYSTEM_CLOCK) -> Deadline:
+        """The deadline of an exchange that begins now: `timeout` seconds, or what is configured."""
+        return Deadline.after(self.settings.timeout if timeout is None else timeout, clock)
 
     def let_go(self) -> Client | None:
         """The client to close, if it is ours and not let go yet; it is used no more."""
+        detect_fork()
         if not self.is_own or self._is_closed:
             return None
         self._is_closed = True
-        return self._current()
-
-    def _current(self) -> Client:
-        if self._pid != os.getpid() and self.is_own and not self._client.is_closed:
-            with _proxies_usable():
-                self._inherited, self._client = self._client, self._make()
-            self._pid = os.getpid()
         return self._client
 
+    def _reset(self) -> None:
+        self._inherited, self._client = self._client, None
 
-def _options(settings: HttpSettings) -> dict[str, Any]:
+
+class _Options(TypedDict, total=False):
+    verify: Required[ssl.SSLContext]
+    timeout: Required[float]
+    limits: Required[httpx.Limits]
+    headers: Required[dict[str, str]]
+    mounts: Required[dict[str, None]]
+    proxy: httpx.Proxy
+
+
+def _options(settings: HttpSettings) -> _Options:
     for _, fault in http_faults(settings):
         raise fault
     secrets = SecretResolver()
     agent = settings.user_agent or f"keystay/{metadata.version('keystay')}"
-    options: dict[str, Any] = {
+    options: _Options = {
         "verify": _tls(settings, secrets),
         "timeout": settings.timeout,
         "limits": _LIMITS,

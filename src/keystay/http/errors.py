@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
 
 import httpx
 
-from keystay.errors import NetworkError, NetworkTimeoutError
+from keystay.errors import ConfigurationError, NetworkError, NetworkTimeoutError
 
 if TYPE_CHECKING:
-    from keystay.concurrency import Deadline
+    from keystay.concurrency.clock import Deadline
     from keystay.http.messages import HttpRequest
 
-__all__ = ["mapped", "root", "where"]
+__all__ = [
+    "FAILURES",
+    "client_closed",
+    "hanging",
+    "raise_network_error",
+    "root",
+    "too_long",
+    "unread",
+    "where",
+]
 
 
 # OpenSSL's X509_V_ERR_… numbers (x509_vfy.h): not yet valid and expired; host, e-mail, IP mismatch.
@@ -25,17 +32,80 @@ _EXPIRED = (9, 10)
 _OTHER_HOST = (62, 64)
 
 
-@contextmanager
-def mapped(request: HttpRequest, deadline: Deadline) -> Iterator[None]:
-    """Httpx's errors as ours; what comes after the deadline is the deadline's doing."""
-    try:
-        yield
-    except (httpx.TimeoutException, TimeoutError) as error:
+FAILURES: Final = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.StreamError,
+    OSError,
+    RuntimeError,
+    UnicodeError,
+)
+"""What sending a request may raise. A `RuntimeError` is all that httpx says of a client that is
+closed, also by another thread on the way to the socket."""
+
+
+def raise_network_error(
+    request: HttpRequest, error: Exception, deadline: Deadline, *, closed: bool
+) -> NoReturn:
+    """Raise the error of ours for what sending raised; after the deadline it is a timeout.
+
+    Args:
+        request: What was sent.
+        error: One of `FAILURES`.
+        deadline: By which it had to be over.
+        closed: Whether the client is closed now.
+
+    Raises:
+        KeystayError: Chained to `error`.
+    """
+    if isinstance(error, RuntimeError) and not isinstance(error, httpx.StreamError):
+        if closed:
+            raise client_closed() from error
+        raise error
+    if isinstance(error, httpx.TimeoutException | TimeoutError) or deadline.expired:
         raise _late(request, deadline) from error
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError, UnicodeError) as error:
-        if deadline.remaining <= 0:
-            raise _late(request, deadline) from error
-        raise _failed(request, error) from error
+    raise _failed(request, error) from error
+
+
+def client_closed() -> ConfigurationError:
+    """The error for an HTTP client that is used after it was closed."""
+    return ConfigurationError(
+        "The HTTP client is closed.",
+        cause="The token client, or the httpx client it was given, was used after close().",
+        hint="Make a new one, or close it later.",
+        code="client-closed",
+    )
+
+
+def hanging(count: int) -> NetworkError:
+    """The error for a request that is not sent because so many before it hang."""
+    return NetworkError(
+        f"{count} requests have not come back; no more are sent.",
+        cause="Name resolution or connecting hangs in this machine's network, and cannot be "
+        "interrupted.",
+        hint="Check DNS and routes; requests are sent again as soon as one comes back.",
+        code="network-hangs",
+    )
+
+
+def unread(request: HttpRequest, status: int) -> NetworkError:
+    """The error for an answer that is compressed."""
+    return NetworkError(
+        f"The answer to {request.purpose} is compressed, which was not asked for.",
+        status=status,
+        hint="Something between here and the server changes answers: look there.",
+        code="network-encoding",
+    )
+
+
+def too_long(request: HttpRequest) -> NetworkError:
+    """The error for an answer beyond the bound."""
+    return NetworkError(
+        f"The answer to {request.purpose} is longer than {request.max_bytes} bytes.",
+        cause="Something other than the expected service answered.",
+        hint=f"Check {where(request)}.",
+        code="network-too-large",
+    )
 
 
 def _late(request: HttpRequest, deadline: Deadline) -> NetworkTimeoutError:

@@ -1,4 +1,4 @@
-"""Sends a flow's requests with httpx: one deadline, bounded size, no redirect.
+"""Sends one request with httpx: one deadline, bounded size, no redirect.
 
 httpx's own timeouts bound each read, so a server that drips a byte at a time is never late; name
 resolution, and trying one address after another, know no deadline at all. Under asyncio and trio
@@ -9,27 +9,48 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from contextvars import copy_context
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypedDict, cast
 
-import anyio
 import httpx
 
-from keystay.errors import ConfigurationError, NetworkError
-from keystay.http.errors import mapped, where
+from keystay.concurrency.threads import WorkerThreads
+from keystay.http.errors import (
+    FAILURES,
+    client_closed,
+    hanging,
+    raise_network_error,
+    too_long,
+    unread,
+)
 from keystay.http.messages import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
-    from keystay.concurrency import Deadline
+    from keystay.concurrency.clock import Deadline
 
-__all__ = ["closed", "require_open", "send", "send_async"]
+__all__ = ["HTTP_THREADS", "send", "send_async", "send_from_loop"]
+
+
+class _HttpThreads(WorkerThreads):
+    def timeout_error(self, deadline: Deadline) -> Exception:
+        return TimeoutError()
+
+    def hanging_error(self, count: int) -> Exception:
+        return hanging(count)
+
+
+HTTP_THREADS = _HttpThreads("HTTP servers", most_abandoned=64)
+"""In which synchronous requests are sent. One that is abandoned ends as soon as its connection is
+cut, unless it is resolving a name or trying another address."""
 
 
 def send(client: httpx.Client, request: HttpRequest, deadline: Deadline) -> HttpResponse:
     """Send one request and read the whole answer, by the deadline.
+
+    Where no thread is to be had it runs in this one: then the deadline bounds each read, and an
+    answer whose headers drip can be late.
 
     Args:
         client: Its TLS settings and proxy are used; its default headers, cookies and auth are not.
@@ -39,12 +60,103 @@ def send(client: httpx.Client, request: HttpRequest, deadline: Deadline) -> Http
     Raises:
         NetworkTimeoutError: The deadline passed.
         NetworkError: Anything else that kept an answer from coming back whole.
+        ConfigurationError: The client is closed.
     """
-    line = _Line()
+    if client.is_closed:
+        raise client_closed()
+    connection = _Connection()
+    exchange = partial(_exchange, client, request, deadline, connection)
+    try:
+        if deadline.expired:
+            raise TimeoutError
+        return HTTP_THREADS.call_with_deadline(exchange, deadline, on_abandon=connection.cut)
+    except FAILURES as error:
+        raise_network_error(request, error, deadline, closed=client.is_closed)
 
-    def exchange() -> HttpResponse:
+
+async def send_from_loop(
+    client: httpx.Client, request: HttpRequest, deadline: Deadline
+) -> HttpResponse:
+    """As `send`, for a task: the event loop is free meanwhile."""
+    if client.is_closed:
+        raise client_closed()
+    connection = _Connection()
+    exchange = partial(_exchange, client, request, deadline, connection)
+    try:
+        if deadline.expired:
+            raise TimeoutError
+        return await HTTP_THREADS.call_with_deadline_async(
+            exchange, deadline, on_abandon=connection.cut
+        )
+    except FAILURES as error:
+        raise_network_error(request, error, deadline, closed=client.is_closed)
+
+
+async def send_async(
+    client: httpx.AsyncClient, request: HttpRequest, deadline: Deadline
+) -> HttpResponse:
+    """As `send`, for an asynchronous client."""
+    import anyio
+
+    opened: list[_AsyncStream] = []
+
+    async def trace(event: str, info: Mapping[str, object]) -> None:
+        if event.endswith(_CONNECTED):
+            opened.append(cast(_AsyncStream, info["return_value"]))
+
+    if client.is_closed:
+        raise client_closed()
+    try:
+        with anyio.fail_after(deadline.remaining):
+            try:
+                message = _message(client, request, deadline)
+                message.extensions["trace"] = trace
+                message.stream = _Body(request.body or b"")
+                response = await client.send(
+                    message, auth=None, stream=True, follow_redirects=False
+                )
+                try:
+                    readable = _is_readable(request, response)
+                    body = await _read_async(response, request) if readable else bytearray()
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await response.aclose()
+            except BaseException:
+                # httpcore leaves the socket of a TLS handshake that is cancelled half-way.
+                with anyio.CancelScope(shield=True):
+                    for stream in opened:
+                        await stream.aclose()
+                raise
+            return _answer(response, body)
+    except FAILURES as error:
+        raise_network_error(request, error, deadline, closed=client.is_closed)
+
+
+# Events of httpcore's trace: a connection is there, its stream the event's return value.
+_CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete")
+
+
+class _AsyncStream(Protocol):
+    async def aclose(self) -> None: ...
+
+
+class _SyncStream(Protocol):
+    def get_extra_info(self, info: str) -> socket.socket: ...
+
+
+class _Timeouts(TypedDict):
+    connect: float
+    read: float
+    write: float
+    pool: float
+
+
+def _exchange(
+    client: httpx.Client, request: HttpRequest, deadline: Deadline, connection: _Connection
+) -> HttpResponse:
+    try:
         message = _message(client, request, deadline)
-        message.extensions["trace"] = line.trace
+        message.extensions["trace"] = connection.trace
         response = client.send(message, auth=None, stream=True, follow_redirects=False)
         try:
             body = bytearray()
@@ -52,56 +164,13 @@ def send(client: httpx.Client, request: HttpRequest, deadline: Deadline) -> Http
                 for chunk in response.iter_raw():
                     body += chunk
                     _refuse_longer(body, request)
-                    if deadline.remaining <= 0:  # where no other thread cuts the line
+                    if deadline.expired:  # where no other thread cuts the connection
                         raise TimeoutError
         finally:
             response.close()
         return _answer(response, body)
-
-    with _open_throughout(client), mapped(request, deadline):
-        return _run(exchange, deadline, line)
-
-
-async def send_async(
-    client: httpx.AsyncClient, request: HttpRequest, deadline: Deadline
-) -> HttpResponse:
-    """As `send`, for an asynchronous client."""
-    opened: list[Any] = []
-
-    async def trace(event: str, info: Mapping[str, Any]) -> None:
-        if event.endswith(_CONNECTED):
-            opened.append(info["return_value"])
-
-    with (
-        _open_throughout(client),
-        mapped(request, deadline),
-        anyio.fail_after(deadline.remaining),
-    ):
-        try:
-            message = _message(client, request, deadline)
-            message.extensions["trace"] = trace
-            message.stream = _Body(request.body or b"")
-            response = await client.send(message, auth=None, stream=True, follow_redirects=False)
-            try:
-                readable = _is_readable(request, response)
-                body = await _read_async(response, request) if readable else bytearray()
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await response.aclose()
-        except BaseException:
-            # httpcore leaves the socket of a TLS handshake that is cancelled half-way.
-            with anyio.CancelScope(shield=True):
-                for stream in opened:
-                    await stream.aclose()
-            raise
-        return _answer(response, body)
-
-
-# Events of httpcore's trace: a connection is there, its stream the event's return value.
-_CONNECTED = (".connect_tcp.complete", ".connect_unix_socket.complete")
-
-# Seconds past its deadline that a cut exchange is given to end.
-_GRACE = 0.25
+    finally:
+        connection.close()
 
 
 def _message(
@@ -114,45 +183,13 @@ def _message(
         "Connection": "close",
         **request.headers,
     }
-    timeout = httpx.Timeout(max(deadline.remaining, 0.001)).as_dict()
+    left = max(deadline.remaining, 0.001)
     return httpx.Request(
         request.method,
         request.url,
         headers=headers,
         content=request.body,
-        extensions={"timeout": timeout},
-    )
-
-
-def require_open(client: httpx.Client | httpx.AsyncClient) -> None:
-    """Return if the client can be used.
-
-    Raises:
-        ConfigurationError: It is closed.
-    """
-    if client.is_closed:
-        raise closed()
-
-
-@contextmanager
-def _open_throughout(client: httpx.Client | httpx.AsyncClient) -> Iterator[None]:
-    """Tell of a client that is closed, also by another thread on the way to the socket."""
-    require_open(client)
-    try:
-        yield
-    except RuntimeError as error:  # all that httpx says of it
-        if client.is_closed:
-            raise closed() from error
-        raise
-
-
-def closed() -> ConfigurationError:
-    """The error for an HTTP client that is used after it was closed."""
-    return ConfigurationError(
-        "The HTTP client is closed.",
-        cause="The token client, or the httpx client it was given, was used after close().",
-        hint="Make a new one, or close it later.",
-        code="client-closed",
+        extensions={"timeout": _Timeouts(connect=left, read=left, write=left, pool=left)},
     )
 
 
@@ -176,7 +213,7 @@ class _Chunks:
         raise StopAsyncIteration
 
 
-class _Line:
+class _Connection:
     """The connection an exchange runs over, so that it can be cut."""
 
     def __init__(self) -> None:
@@ -184,11 +221,11 @@ class _Line:
         self._socket: socket.socket | None = None
         self._is_cut = False
 
-    def trace(self, event: str, info: Mapping[str, Any]) -> None:
+    def trace(self, event: str, info: Mapping[str, object]) -> None:
         """Httpx's `trace` extension: learns of each new connection."""
         if not event.endswith(_CONNECTED):
             return
-        found = info["return_value"].get_extra_info("socket")
+        found = cast(_SyncStream, info["return_value"]).get_extra_info("socket")
         with self._lock:
             self._close()
             # A duplicate descriptor: wrapping in TLS detaches the object seen now, and the
@@ -204,6 +241,7 @@ class _Line:
             self._shut()
 
     def close(self) -> None:
+        """Let go of the descriptor."""
         with self._lock:
             self._close()
 
@@ -218,52 +256,13 @@ class _Line:
             self._socket = None
 
 
-def _run(exchange: Callable[[], HttpResponse], deadline: Deadline, line: _Line) -> HttpResponse:
-    """Run an exchange in a thread; at the deadline cut its line and go on without it.
-
-    Where no thread is to be had it runs in this one: then the deadline bounds each read, and an
-    answer whose headers drip can be late.
-    """
-    future: Future[HttpResponse] = Future()
-    context = copy_context()
-
-    def work() -> None:
-        try:
-            future.set_result(context.run(exchange))
-        except BaseException as error:  # noqa: BLE001 - raised again by future.result()
-            future.set_exception(error)
-        finally:
-            line.close()
-
-    if deadline.remaining <= 0:
-        raise TimeoutError
-    thread = threading.Thread(target=work, name="keystay-http", daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # as when the interpreter ends
-        work()
-        return future.result()
-    try:
-        return future.result(deadline.remaining)
-    finally:
-        if not future.done():
-            line.cut()
-        # It ends at once, unless it is resolving a name or trying another address.
-        thread.join(_GRACE)
-
-
 def _is_readable(request: HttpRequest, response: httpx.Response) -> bool:
     """Whether the body is to be read; where the status says enough, one that cannot be is not."""
     if response.headers.get("content-encoding", "identity").lower() in ("", "identity"):
         return True
     if response.status_code == 429 or response.status_code >= 500:
         return False
-    raise NetworkError(
-        f"The answer to {request.purpose} is compressed, which was not asked for.",
-        status=response.status_code,
-        hint="Something between here and the server changes answers: look there.",
-        code="network-encoding",
-    )
+    raise unread(request, response.status_code)
 
 
 async def _read_async(response: httpx.Response, request: HttpRequest) -> bytearray:
@@ -284,12 +283,7 @@ async def _read_async(response: httpx.Response, request: HttpRequest) -> bytearr
 
 def _refuse_longer(body: bytearray, request: HttpRequest) -> None:
     if len(body) > request.max_bytes:
-        raise NetworkError(
-            f"The answer to {request.purpose} is longer than {request.max_bytes} bytes.",
-            cause="Something other than the expected service answered.",
-            hint=f"Check {where(request)}.",
-            code="network-too-large",
-        )
+        raise too_long(request)
 
 
 def _answer(response: httpx.Response, body: bytearray) -> HttpResponse:

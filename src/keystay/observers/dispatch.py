@@ -14,11 +14,13 @@ from keystay.errors import KeystayError, ObserverError
 from keystay.observers import hookspecs
 from keystay.observers.events import EVENTS, Event
 
-__all__ = ["NOBODY", "Observers"]
+__all__ = ["EVENTS_LOG", "NOBODY", "Observers"]
 
-logger = logging.getLogger("keystay.events")
+EVENTS_LOG = logging.getLogger("keystay.events")
+"""Every event goes there, at its own level."""
 
-_is_logged = logger.isEnabledFor
+logger = EVENTS_LOG
+_is_logged = EVENTS_LOG.isEnabledFor
 _HOOKS = {kind: f"keystay_{str(kind.__struct_config__.tag).replace('-', '_')}" for kind in EVENTS}
 # Seconds between two warnings about the same observer.
 _WARN_EVERY = 60.0
@@ -101,12 +103,15 @@ class Observers:
 
     Raises:
         ObserverError: One cannot be used as an observer; or, later, a required one failed.
+
+    Attributes:
+        watched: Who is told of which events; empty where only the log is.
     """
 
-    __slots__ = ("_told",)
+    __slots__ = ("watched",)
 
     def __init__(self, *observers: object, required: Iterable[object] = ()) -> None:
-        self._told: dict[type[Event], tuple[_Watcher, ...]] = {}
+        self.watched: dict[type[Event], tuple[_Watcher, ...]] = {}
         for observer in observers:
             self._add(type(observer).__name__, observer, required=False)
         for observer in required:
@@ -114,11 +119,11 @@ class Observers:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody, or the log, is to be told: an event costs nothing otherwise."""
-        return kind in self._told or _is_logged(kind.level)
+        return kind in self.watched or _is_logged(kind.level)
 
     def calls_out(self, kind: type[Event]) -> bool:
         """Whether an observer is to be told, which may wait for a disk; the log does not count."""
-        return kind in self._told
+        return kind in self.watched
 
     def emit(self, event: Event) -> None:
         """Tell.
@@ -131,7 +136,7 @@ class Observers:
             extra = {"event": event.name, "keystay": event.to_dict()}
             logger.log(kind.level, "%s", event, extra=extra)
         refused: ObserverError | None = None
-        for watcher in self._told.get(kind, ()):
+        for watcher in self.watched.get(kind, ()):
             try:
                 watcher.tell(event)
             except ObserverError as error:  # the others are told nevertheless
@@ -142,10 +147,10 @@ class Observers:
     def _add(self, name: str, observer: object, *, required: bool) -> None:
         watcher = _Watcher(name, observer, required=required)
         for kind in watcher.hooks:
-            self._told[kind] = (*self._told.get(kind, ()), watcher)
+            self.watched[kind] = (*self.watched.get(kind, ()), watcher)
 
     def __repr__(self) -> str:
-        names = {watcher.name: None for watchers in self._told.values() for watcher in watchers}
+        names = {watcher.name: None for watchers in self.watched.values() for watcher in watchers}
         return f"<Observers {', '.join(names) or 'none'}>"
 
 

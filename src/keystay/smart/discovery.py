@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from keystay.errors import DiscoveryError
-from keystay.http.headers import retry_after
 from keystay.http.messages import HttpRequest, HttpResponse
 from keystay.smart.urls import require_base, require_secure
 
-__all__ = ["SmartConfiguration", "discovery_flow", "registration_endpoint_of"]
+if TYPE_CHECKING:
+    from keystay.http.io import IO
+
+__all__ = ["SmartConfiguration", "fetch_configuration", "registration_endpoint_of"]
 
 _PATH = "/.well-known/smart-configuration"
 _REGISTRATION = "The discovered registration endpoint"
@@ -39,26 +41,42 @@ class SmartConfiguration:
     signing_algorithms: tuple[str, ...] = ()
     capabilities: tuple[str, ...] = ()
     scopes_supported: tuple[str, ...] = ()
-    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    document: Mapping[str, object] = field(default_factory=dict, repr=False)
     warnings: tuple[str, ...] = ()
 
 
-def discovery_flow(
-    fhir_base_url: str, *, allow_insecure_loopback: bool = False
-) -> Generator[HttpRequest, HttpResponse, SmartConfiguration]:
+async def fetch_configuration(
+    io: IO,
+    fhir_base_url: str,
+    *,
+    allow_insecure_loopback: bool = False,
+    heard: Callable[[HttpResponse], object] | None = None,
+) -> SmartConfiguration:
     """Ask `{fhir_base_url}/.well-known/smart-configuration`.
 
     Args:
+        io: Sends the request.
         fhir_base_url: The FHIR server's base URL.
         allow_insecure_loopback: Allow plain HTTP to this machine, for the endpoints too.
+        heard: Given the answer, whatever it is.
 
     Raises:
         DiscoveryError: There is no such document, or no usable token endpoint in it.
         ConfigurationError: `fhir_base_url` is not a secure URL.
+        NetworkError: No answer came back.
     """
     base = require_base(fhir_base_url, allow_insecure_loopback=allow_insecure_loopback)
     url = base + _PATH
-    response = yield HttpRequest("GET", url, "discovery", {"Accept": "application/json"})
+    request = HttpRequest("GET", url, "discovery", {"Accept": "application/json"})
+    response = await io.send(request)
+    if heard is not None:
+        heard(response)
+    return _configuration(base, url, response, allow_insecure_loopback)
+
+
+def _configuration(
+    base: str, url: str, response: HttpResponse, allow_insecure_loopback: bool
+) -> SmartConfiguration:
     if response.status != 200:
         raise _no_document(url, response)
     document = response.json_object()
@@ -104,7 +122,7 @@ def _endpoint(base: str, url: str, what: str, allow_insecure_loopback: bool) -> 
 
 
 def _registration(
-    base: str, document: Mapping[str, Any], allow_insecure_loopback: bool
+    base: str, document: Mapping[str, object], allow_insecure_loopback: bool
 ) -> tuple[str | None, tuple[str, ...]]:
     """The registration endpoint; no reason to refuse tokens when it cannot be used."""
     url = document.get("registration_endpoint")
@@ -145,7 +163,7 @@ def _no_document(url: str, response: HttpResponse) -> DiscoveryError:
             hint="Use the base URL the vendor documents; redirects are not followed.",
             code="discovery-redirect",
         )
-    wait = retry_after(response)
+    wait = response.retry_after
     later = "" if wait is None else f"Try again in {wait:.0f} s. "
     return DiscoveryError(
         f"Discovery at {url} failed with HTTP {response.status}.",
@@ -158,12 +176,12 @@ def _no_document(url: str, response: HttpResponse) -> DiscoveryError:
     )
 
 
-def _strings(document: Mapping[str, Any], name: str) -> tuple[str, ...]:
+def _strings(document: Mapping[str, object], name: str) -> tuple[str, ...]:
     values = document.get(name)
     return tuple(v for v in values if isinstance(v, str)) if isinstance(values, list) else ()
 
 
-def _warnings(document: Mapping[str, Any]) -> Generator[str, None, None]:
+def _warnings(document: Mapping[str, object]) -> Iterator[str]:
     if "client-confidential-asymmetric" not in _strings(document, "capabilities"):
         yield "the capability client-confidential-asymmetric is not advertised"
     methods = _strings(document, "token_endpoint_auth_methods_supported")

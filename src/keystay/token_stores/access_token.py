@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.smart.scopes import missing_scopes
+
+if TYPE_CHECKING:
+    from keystay.concurrency.clock import Clock
 
 __all__ = ["AccessToken"]
 
@@ -24,9 +26,11 @@ class AccessToken:
         requested_at: `clock.now()` from before the request was sent, so that time spent
             on the way is never added to the token's life.
         token_type: `Bearer`.
+        clock: What its life is measured by.
     """
 
     __slots__ = (
+        "_now",
         "authorization",
         "ends_at",
         "expires_at",
@@ -46,7 +50,9 @@ class AccessToken:
         requested_scope: str,
         requested_at: float,
         token_type: str = "Bearer",  # noqa: S107
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._now = now = clock.now
         self.value = value
         """The token; a credential."""
         self.token_type = token_type
@@ -54,8 +60,8 @@ class AccessToken:
         self.lifetime = float(expires_in)
         """Seconds from request to expiry."""
         self.ends_at = requested_at + self.lifetime
-        """When it expires, by `keystay.concurrency.SYSTEM_CLOCK.now()`."""
-        self.expires_at = time.time() + self.ends_at - now()
+        """When it expires, by its clock's `now()`."""
+        self.expires_at = clock.time() + self.ends_at - now()
         """When it expires, as Unix time in seconds, by this machine's clock when it was made."""
         self.scope = scope
         """The scope granted."""
@@ -67,12 +73,12 @@ class AccessToken:
     @property
     def expired(self) -> bool:
         """Whether its life is over, by a clock that nobody sets and that counts sleep."""
-        return now() >= self.ends_at
+        return self._now() >= self.ends_at
 
     @property
     def expires_in(self) -> float:
         """Seconds left; 0.0 once expired."""
-        return max(0.0, self.ends_at - now())
+        return max(0.0, self.ends_at - self._now())
 
     @property
     def missing_scopes(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import msgspec
 
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.errors import ConfigurationError
 from keystay.files import doubt
 from keystay.token_stores.access_token import AccessToken
@@ -31,6 +31,8 @@ from keystay.token_stores.port import TokenOwner
 if TYPE_CHECKING:
     from cryptography.fernet import MultiFernet
     from filelock import BaseFileLock
+
+    from keystay.concurrency.clock import Clock
 
 __all__ = ["FileTokenStore"]
 
@@ -72,15 +74,23 @@ class FileTokenStore:
         keys: Fernet keys, as `keystay store key` makes them: the first encrypts, all decrypt. To
             replace a key, first add the new one as second everywhere, then put it first, then
             drop the old.
+        clock: Tells when tokens expire and locks are overdue; processes that share a folder have
+            one in common.
 
     Raises:
         ConfigurationError: The folder is missing or unsafe, or a key is none.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keys: str | Iterable[str]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keys: str | Iterable[str],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         import filelock  # noqa: F401 - now, and not amid the first renewal
 
-        self._folder = Path(folder)
+        self._folder, self._clock = Path(folder), clock
         self._fernet = _fernet(keys.replace(",", " ").split() if isinstance(keys, str) else keys)
         self._warned: dict[str, object] = {}
         self._overdue: dict[Path, tuple[object, float]] = {}
@@ -94,7 +104,7 @@ class FileTokenStore:
             _require_ours(status)  # a link would not be opened
             data, opened = _read(path)
             _require_ours(opened)
-            return _token(self._decrypted(data, owner))
+            return _token(self._decrypted(data, owner), self._clock)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -138,7 +148,8 @@ class FileTokenStore:
         """The right to renew; ends with the process that has it, at the latest."""
         path = self._path(owner, "lock")
         try:
-            return _claim(path, seconds) or (_claim(path, seconds) if self._break(path) else None)
+            claim = self._take(path, seconds)
+            return self._take(path, seconds) if claim is None and self._break(path) else claim
         except OSError as error:
             self._failed("be locked", error)
             return _FileClaim(None)  # each for itself: better than no token
@@ -184,6 +195,21 @@ class FileTokenStore:
             raise _DistrustError("it holds another client's token")
         return record
 
+    def _take(self, path: Path, seconds: float) -> _FileClaim | None:
+        if (lock := _lock(path)) is None:
+            return None
+        try:
+            # Always as long as before: truncating costs more than all the rest.
+            descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.pwrite(descriptor, b"%020.3f\n" % (self._clock.now() + seconds), 0)
+            finally:
+                os.close(descriptor)
+        except OSError:
+            lock.release()
+            raise
+        return _FileClaim(lock)
+
     def _failed(self, what: str, error: OSError) -> None:
         if self._is_news(what, error.errno):
             logger.warning(
@@ -206,7 +232,7 @@ class FileTokenStore:
         """
         try:
             data, status = _read(path)
-            is_overdue = float(data) <= now()
+            is_overdue = float(data) <= self._clock.now()
         except (FileNotFoundError, ValueError):  # being made, just now
             is_overdue = False
         if not is_overdue:
@@ -214,11 +240,11 @@ class FileTokenStore:
             return False
         # Who takes the lock writes into it a moment later: a second look tells whether he hangs.
         seen = (status.st_ino, data)
-        before, since = self._overdue.setdefault(path, (seen, now()))
+        before, since = self._overdue.setdefault(path, (seen, self._clock.now()))
         if before != seen:
-            self._overdue[path] = (seen, now())
+            self._overdue[path] = (seen, self._clock.now())
             return False
-        if now() - since < _SUSPECTED:
+        if self._clock.now() - since < _SUSPECTED:
             return False
         self._overdue.pop(path, None)
         # One at a time: two who saw the same must not take the lock from each other.
@@ -304,12 +330,12 @@ def _require_ours(status: os.stat_result) -> None:
         raise _DistrustError(f"its mode is {stat.S_IMODE(status.st_mode):04o}, not 0600")
 
 
-def _token(record: _Record) -> AccessToken | None:
+def _token(record: _Record, clock: Clock) -> AccessToken | None:
     """The record's token, if it lives and was got since this machine was started."""
-    left = record.ends_at - now()
+    left = record.ends_at - clock.now()
     if not record.clock:
         # No way to tell that it was got since then but that both clocks agree.
-        left = min(left, record.expires_at - time.time())
+        left = min(left, record.expires_at - clock.time())
     if record.clock != _clock_identity() or not 0 < left <= record.lifetime:
         return None
     return AccessToken(
@@ -317,8 +343,9 @@ def _token(record: _Record) -> AccessToken | None:
         expires_in=record.lifetime,
         scope=record.scope,
         requested_scope=record.requested_scope,
-        requested_at=now() + left - record.lifetime,
+        requested_at=clock.now() + left - record.lifetime,
         token_type=record.token_type,
+        clock=clock,
     )
 
 
@@ -356,22 +383,6 @@ def _lock(path: Path) -> BaseFileLock | None:
         lock.release()
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     return lock
-
-
-def _claim(path: Path, seconds: float) -> _FileClaim | None:
-    if (lock := _lock(path)) is None:
-        return None
-    try:
-        # Always as long as before: truncating costs more than all the rest.
-        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.pwrite(descriptor, b"%020.3f\n" % (now() + seconds), 0)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        lock.release()
-        raise
-    return _FileClaim(lock)
 
 
 @cache

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -38,7 +38,7 @@ class BearerAuth(httpx.Auth):
         origins: frozenset[Origin],
         *,
         token: Callable[[], AccessToken] | None,
-        token_async: Callable[[], Coroutine[Any, Any, AccessToken]],
+        token_async: Callable[[], Awaitable[AccessToken]],
         reject: Callable[[AccessToken], None],
         cached: Callable[[], AccessToken | None],
     ) -> None:

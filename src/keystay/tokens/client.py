@@ -1,4 +1,4 @@
-"""`TokenClient`, the synchronous shell, and `discover`."""
+"""`TokenClient` and `AsyncTokenClient`: two faces of one core, and `discover`."""
 
 from __future__ import annotations
 
@@ -7,24 +7,22 @@ from typing import TYPE_CHECKING, NoReturn, Unpack
 
 import httpx
 
-from keystay.concurrency import Deadline
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
 from keystay.config import Config, load_config
 from keystay.errors import ConfigurationError
 from keystay.http.clients import HttpLink
+from keystay.http.io import LoopIO, LoopIOWithThreads, ThreadIO, run_once, run_sync
 from keystay.http.settings import HttpSettings
-from keystay.smart.discovery import SmartConfiguration, discovery_flow
+from keystay.smart.discovery import SmartConfiguration, fetch_configuration
+from keystay.tokens.core import ClientCore
 from keystay.tokens.settings import ClientSettings, configured
-from keystay.tokens.shells import drive, drive_in_threads
-from keystay.tokens.source import TokenSource
 
 if TYPE_CHECKING:
     from keystay.signer import Signer
     from keystay.token_stores.access_token import AccessToken
-    from keystay.tokens.async_client import AsyncTokenClient
     from keystay.tokens.auth import BearerAuth
 
-__all__ = ["TokenClient", "discover"]
+__all__ = ["AsyncTokenClient", "TokenClient", "discover"]
 
 
 def discover(
@@ -45,49 +43,50 @@ def discover(
     Raises:
         DiscoveryError, NetworkError, ConfigurationError: See `keystay.errors`.
     """
-    link = HttpLink(http, httpx.Client)
-    try:
-        deadline = Deadline.after(link.settings.timeout if timeout is None else timeout)
-        flow = discovery_flow(fhir_base_url, allow_insecure_loopback=allow_insecure_loopback)
-        return drive(flow, link.client, deadline)
-    finally:
-        if link.is_own:
-            link.client.close()
+    return run_once(
+        http,
+        timeout,
+        fetch_configuration,
+        fhir_base_url,
+        allow_insecure_loopback=allow_insecure_loopback,
+    )
 
 
 class _Client:
-    """What both clients have in common; all of it is about their source."""
+    """What both clients have in common; all of it is about their core."""
 
-    def __init__(self, source: TokenSource, *, own_signer: bool) -> None:
-        self._source, self._own_signer = source, own_signer
-        self._renewal = source.renewal
+    def __init__(
+        self, core: ClientCore, timeout: float | None, clock: Clock, *, own_signer: bool
+    ) -> None:
+        self._core, self._cache = core, core.cache
+        self._timeout, self._clock, self._own_signer = timeout, clock, own_signer
 
     @property
     def fhir_base_url(self) -> str:
         """The FHIR server's base URL, without a trailing slash."""
-        return self._source.fhir_base_url
+        return self._core.fhir_base_url
 
     @property
     def client_id(self) -> str:
         """The client's id at this server."""
-        return self._source.client_id
+        return self._core.client_id
 
     @property
     def signer(self) -> Signer:
         """The signer of its assertions."""
-        return self._source.signer
+        return self._core.signer
 
     @property
     def clock_offset(self) -> float | None:
         """Seconds the server's clock is ahead of this machine's, by its last answer, or None."""
-        return self._source.clock.offset
+        return self._core.server_clock.offset
 
     def invalidate(self, token: AccessToken | None = None) -> None:
         """Drop the kept token; with an argument, only if it is that one.
 
         A token rejected late must not take its successor with it.
         """
-        self._source.invalidate(token)
+        self._core.invalidate(token)
 
     def __repr__(self) -> str:
         return (
@@ -131,6 +130,7 @@ class TokenClient(_Client):
             differs enough to have them refused; `warn` to say so only.
         http: How to reach servers, or your own `httpx.Client`, which stays yours to close.
         timeout: Seconds for a whole exchange; default that of `http`, else 10.
+        clock: What time is measured by; a test may hand in its own.
 
     Raises:
         ConfigurationError: An argument cannot be used.
@@ -141,12 +141,12 @@ class TokenClient(_Client):
         *,
         http: HttpSettings | httpx.Client | None = None,
         timeout: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
         **settings: Unpack[ClientSettings],
     ) -> None:
-        source = TokenSource(settings)
-        super().__init__(source, own_signer=source.own_signer)
+        core = ClientCore(settings, clock)
+        super().__init__(core, timeout, clock, own_signer=core.own_signer)
         self._http = HttpLink(http, httpx.Client)
-        self._timeout = self._http.settings.timeout if timeout is None else timeout
 
     @classmethod
     def from_config(cls, name: str | None = None, *, config: Config | None = None) -> TokenClient:
@@ -170,10 +170,9 @@ class TokenClient(_Client):
         Raises:
             KeystayError: No token could be had; see `keystay.errors`.
         """
-        if (kept := self._renewal.good()) is not None:
+        if (kept := self._cache.fresh()) is not None:
             return kept
-        deadline = Deadline.after(self._timeout)
-        return drive(self._source.obtain(deadline), self._http.client, deadline)
+        return run_sync(self._cache.get, self._io())
 
     def request_token(
         self, *, scope: str | None = None, signer: Signer | None = None
@@ -187,15 +186,13 @@ class TokenClient(_Client):
         Raises:
             KeystayError: No token could be had; see `keystay.errors`.
         """
-        deadline = Deadline.after(self._timeout)
-        flow = self._source.request(deadline, scope=scope, signer=signer)
-        return drive(flow, self._http.client, deadline)
+        return run_sync(self._core.retry.token, self._io(), scope=scope, signer=signer)
 
     def authorization(self) -> str:
         """The value of an Authorization header with a valid token: `Bearer …`."""
-        renewal = self._renewal
-        if now() < renewal.look_at:
-            return renewal.header
+        cache = self._cache
+        if self._clock.now() < cache.refresh_after:
+            return cache.header
         return self.token().authorization
 
     def auth(self) -> BearerAuth:
@@ -203,11 +200,11 @@ class TokenClient(_Client):
         from keystay.tokens.auth import BearerAuth
 
         return BearerAuth(
-            self._source.origins,
+            self._core.origins,
             token=self.token,
             token_async=self._token_async,
             reject=self.invalidate,
-            cached=self._renewal.good,
+            cached=self._cache.fresh,
         )
 
     def as_async(self, *, http: HttpSettings | httpx.AsyncClient | None = None) -> AsyncTokenClient:
@@ -223,8 +220,6 @@ class TokenClient(_Client):
         Raises:
             ConfigurationError: `http` is missing or cannot be used.
         """
-        from keystay.tokens.async_client import AsyncTokenClient
-
         if http is None:
             if not self._http.is_own:
                 raise ConfigurationError(
@@ -232,24 +227,28 @@ class TokenClient(_Client):
                     hint="Hand an httpx.AsyncClient with the same settings to as_async(http=…).",
                 )
             http = self._http.settings
-        return AsyncTokenClient._sharing(self._source, http, self._timeout)
+        timeout = self._http.settings.timeout if self._timeout is None else self._timeout
+        return AsyncTokenClient._of(self._core, http, timeout, self._clock, own_signer=False)
 
     def smart_configuration(self) -> SmartConfiguration:
         """The server's SMART configuration, asked for when none is kept."""
-        deadline = Deadline.after(self._timeout)
-        return drive(self._source.configuration(deadline), self._http.client, deadline)
+        return run_sync(self._core.configuration, self._io())
 
     def close(self) -> None:
         """Close what the client opened itself; idempotent."""
         if (http := self._http.let_go()) is not None:
             http.close()
         if self._own_signer:
-            self._source.signers.close()
+            self._core.given_signer.close()
 
     async def _token_async(self) -> AccessToken:
         """As `token`, for a task; the request runs in a worker thread."""
-        deadline = Deadline.after(self._timeout)
-        return await drive_in_threads(self._source.obtain(deadline), self._http.client, deadline)
+        deadline = self._http.deadline(self._timeout, self._clock)
+        return await self._cache.get(LoopIOWithThreads(self._http, deadline))
+
+    def _io(self) -> ThreadIO:
+        deadline = self._http.deadline(self._timeout, self._clock)
+        return ThreadIO(self._http, deadline, self._clock)
 
     def __enter__(self) -> TokenClient:
         return self
@@ -261,3 +260,123 @@ class TokenClient(_Client):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class AsyncTokenClient(_Client):
+    """As `TokenClient`, for asyncio and trio; signing leaves the event loop free.
+
+    To share one token with threads, make it with `TokenClient.as_async()`.
+
+    Args:
+        http: How to reach servers, or your own `httpx.AsyncClient`, which stays yours to close.
+        timeout: Seconds for a whole exchange; default that of `http`, else 10.
+        clock: As for `TokenClient`.
+        **settings: As for `TokenClient`.
+
+    Raises:
+        ConfigurationError: An argument cannot be used.
+    """
+
+    _http: HttpLink[httpx.AsyncClient]
+
+    def __init__(
+        self,
+        *,
+        http: HttpSettings | httpx.AsyncClient | None = None,
+        timeout: float | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        **settings: Unpack[ClientSettings],
+    ) -> None:
+        core = ClientCore(settings, clock)
+        self._start(core, http, timeout, clock, own_signer=core.own_signer)
+
+    @classmethod
+    def _of(
+        cls,
+        core: ClientCore,
+        http: HttpSettings | httpx.AsyncClient,
+        timeout: float | None,
+        clock: Clock,
+        *,
+        own_signer: bool,
+    ) -> AsyncTokenClient:
+        client = cls.__new__(cls)
+        client._start(core, http, timeout, clock, own_signer=own_signer)
+        return client
+
+    def _start(
+        self,
+        core: ClientCore,
+        http: HttpSettings | httpx.AsyncClient | None,
+        timeout: float | None,
+        clock: Clock,
+        *,
+        own_signer: bool,
+    ) -> None:
+        super().__init__(core, timeout, clock, own_signer=own_signer)
+        self._http = HttpLink(http, httpx.AsyncClient)
+
+    @classmethod
+    def from_config(
+        cls, name: str | None = None, *, config: Config | None = None
+    ) -> AsyncTokenClient:
+        """As `TokenClient.from_config`; opens the key before the event loop has to wait for it."""
+        config = config or load_config()
+        with configured(config, name) as settings:
+            return cls(http=config.http, **settings)
+
+    async def token(self) -> AccessToken:
+        """As `TokenClient.token`."""
+        if (kept := self._cache.fresh()) is not None:
+            return kept
+        return await self._cache.get(self._io())
+
+    async def request_token(
+        self, *, scope: str | None = None, signer: Signer | None = None
+    ) -> AccessToken:
+        """As `TokenClient.request_token`."""
+        return await self._core.retry.token(self._io(), scope=scope, signer=signer)
+
+    async def authorization(self) -> str:
+        """As `TokenClient.authorization`."""
+        cache = self._cache
+        if self._clock.now() < cache.refresh_after:
+            return cache.header
+        return (await self.token()).authorization
+
+    def auth(self) -> BearerAuth:
+        """An `httpx.Auth` for `httpx.AsyncClient`."""
+        from keystay.tokens.auth import BearerAuth
+
+        return BearerAuth(
+            self._core.origins,
+            token=None,
+            token_async=self.token,
+            reject=self.invalidate,
+            cached=self._cache.fresh,
+        )
+
+    async def smart_configuration(self) -> SmartConfiguration:
+        """As `TokenClient.smart_configuration`."""
+        return await self._core.configuration(self._io())
+
+    def _io(self) -> LoopIO:
+        return LoopIO(self._http, self._http.deadline(self._timeout, self._clock))
+
+    async def aclose(self) -> None:
+        """Close what the client opened itself; idempotent."""
+        if (http := self._http.let_go()) is not None:
+            await http.aclose()
+        if self._own_signer:
+            self._core.given_signer.close()
+
+    async def __aenter__(self) -> AsyncTokenClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()

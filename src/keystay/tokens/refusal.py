@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.errors import TokenRefusedError, TokenServerError
-from keystay.http.headers import retry_after
 from keystay.http.server_text import correlation_id, readable
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def refusal(
     endpoint: str,
     skew: float | None = None,
     correction: float = 0.0,
+    *,
+    worked_today: bool = False,
 ) -> TokenRefusedError:
     """The error for a response that refuses.
 
@@ -59,6 +60,7 @@ def refusal(
         skew: Seconds by which the server's clock was ahead of the assertion's times, if that
             explains the refusal.
         correction: Seconds that had been added to this machine's time to stamp the assertion.
+        worked_today: Whether this client, key and endpoint were granted a token within a day.
     """
     body = response.json_object() or {}
     error = readable(body.get("error")) or ""
@@ -79,9 +81,10 @@ def refusal(
         error=error,
         error_description=description,
         error_uri=uri,
-        retry_after=retry_after(response),
+        retry_after=response.retry_after,
         correlation_id=correlation,
         correction=correction,
+        worked_today=worked_today,
         cause=cause,
         hint=hint,
         code=code,
@@ -96,7 +99,7 @@ def _explain(
     skew: float | None,
 ) -> tuple[str, str, str | None]:
     """Likely cause, remedy, and a more specific code."""
-    wait = retry_after(response)
+    wait = response.retry_after
     if response.status == 429:
         return (
             "More tokens were asked for than this client may have.",

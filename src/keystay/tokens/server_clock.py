@@ -8,15 +8,14 @@ once, without an answer in between.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from keystay.assertion import MAX_LIFETIME
-from keystay.concurrency.clock import now
-from keystay.http.headers import server_time
+from keystay.concurrency.clock import SYSTEM_CLOCK
 
 if TYPE_CHECKING:
+    from keystay.concurrency.clock import Clock
     from keystay.http.messages import HttpResponse
 
 __all__ = ["ServerClock"]
@@ -33,8 +32,8 @@ _MOST_CORRECTED = 86400.0
 _FRESH = 86400.0
 
 
-def _to_nobody(*told: object) -> None:
-    """Tells nobody."""
+def _ignore(*told: object) -> None:
+    """Tells no one."""
 
 
 class _Reading(NamedTuple):
@@ -50,6 +49,7 @@ class ServerClock:
         lifetime: Seconds an assertion lives, which decides how much of a difference matters.
         corrects: Whether assertions are stamped by the server's clock when it matters.
         tell: Told the offset when it begins or ceases to matter, and whether it is corrected for.
+        clock: This machine's.
     """
 
     def __init__(
@@ -57,8 +57,10 @@ class ServerClock:
         *,
         lifetime: int,
         corrects: bool,
-        tell: Callable[[float, bool], object] = _to_nobody,
+        tell: Callable[[float, bool], object] = _ignore,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
         self._corrects, self._tell = corrects, tell
         # The server refuses an exp that is past, and one that is more than MAX_LIFETIME ahead.
         room = min(_TOLERANCE, MAX_LIFETIME - lifetime, lifetime / 2)
@@ -70,9 +72,9 @@ class ServerClock:
     def offset(self) -> float | None:
         """Seconds the server's clock is ahead of this machine's, or None when nobody has said."""
         reading = self._reading
-        if reading is None or (age := now() - reading.at) > _FRESH:
+        if reading is None or (age := self._clock.now() - reading.at) > _FRESH:
             return None
-        return reading.server + age - time.time()
+        return reading.server + age - self._clock.time()
 
     @property
     def correction(self) -> float:
@@ -84,7 +86,7 @@ class ServerClock:
 
     def time(self) -> float:
         """The Unix time to stamp assertions with, in seconds."""
-        return time.time() + self.correction
+        return self._clock.time() + self.correction
 
     def matters(self, difference: float | None) -> bool:
         """Whether assertions would be refused for such a difference."""
@@ -98,12 +100,12 @@ class ServerClock:
             is_first_hand: Whether the token endpoint sent it, whose clock it is that counts. The
                 FHIR server's is believed until then.
         """
-        moment = server_time(response)
+        moment = response.server_time
         known = self._reading
         if moment is None or (known and known.is_first_hand and not is_first_hand):
             return
-        self._reading = _Reading(now(), moment, is_first_hand)
-        offset = moment - time.time()
+        self._reading = _Reading(self._clock.now(), moment, is_first_hand)
+        offset = moment - self._clock.time()
         if (matters := self.matters(offset)) != self._is_reported:
             self._is_reported = matters
             self._report(offset, matters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Required, TypedDict
+from typing import TYPE_CHECKING, Literal, Required, TypedDict
 
 from keystay.config import Config
 from keystay.errors import did_you_mean
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from keystay.signer import Signer
     from keystay.smart.scopes import ScopeStyle
     from keystay.token_stores.port import TokenStore
-    from keystay.tokens.key_state.signer_source import SignerSource
+    from keystay.tokens.key_state.signers import SignerSource
 
 __all__ = ["ClientSettings", "configured", "refuse_unknown"]
 
@@ -34,8 +34,8 @@ class ClientSettings(TypedDict, total=False):
     lifetime: int
     allowed_origins: Iterable[str]
     allow_insecure_loopback: bool
-    extra_headers: Mapping[str, Any] | None
-    extra_claims: Mapping[str, Any] | None
+    extra_headers: Mapping[str, object] | None
+    extra_claims: Mapping[str, object] | None
     discovery_lifetime: float
     store: TokenStore | None
     own_signer: bool

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keystay.concurrency import SYSTEM_CLOCK, Clock, Deadline, backoff
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline, backoff
 from keystay.errors import BackendTimeoutError
 
 

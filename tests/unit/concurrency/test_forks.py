@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from keystay.backends.registry import GROUP, Registry
-from keystay.concurrency import (
-    Deadline,
-    DeadlineLock,
-    WorkerThreads,
-    forks,
-    hold_off_forks,
-    reset_after_fork,
-)
+from keystay.concurrency import forks
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import hold_off_forks, reset_after_fork
+from keystay.concurrency.locks import DeadlineLock
+from keystay.concurrency.threads import WorkerThreads
 from keystay.errors import BackendLoadError
 
 if TYPE_CHECKING:
@@ -138,16 +135,19 @@ def test_fork_waits_for_a_block(
     assert ["left", "in again"] == events
 
 
+@pytest.mark.parametrize("may_hang", [True, False])
 def test_fork_does_not_wait_for_ever(
     monkeypatch: pytest.MonkeyPatch,
     other: Callable[[Callable[[threading.Event], None]], threading.Event],
+    may_hang: bool,
 ) -> None:
     """A call that hangs, or a fork made in the block itself, holds nobody up."""
     monkeypatch.setattr(forks, "_PATIENCE", 0.01)
+    monkeypatch.setattr(forks, "_COMPUTING_PATIENCE", 1000.0 if may_hang else 0.01)
     inside = threading.Event()
 
     def hang(end: threading.Event) -> None:
-        with hold_off_forks(TIME):
+        with hold_off_forks(TIME, may_hang=may_hang):
             inside.set()
             end.wait(10)
 
@@ -158,7 +158,7 @@ def test_fork_does_not_wait_for_ever(
         with hold_off_forks(TIME):
             return True
 
-    with hold_off_forks(TIME):
+    with hold_off_forks(TIME), hold_off_forks(TIME, may_hang=True):
         assert in_child(enter)
     assert enter()
 
@@ -208,7 +208,7 @@ def test_fork_does_not_wait_for_the_users_imports(
 ) -> None:
     """A program that runs inside an import for as long as it lives may fork at any time."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(forks, "_IMPORT_PATIENCE", 1000.0)
+    monkeypatch.setattr(forks, "_COMPUTING_PATIENCE", 1000.0)
     (tmp_path / "program.py").write_text("import program_end\nprogram_end.wait()\n")
     (tmp_path / "program_end.py").write_text(
         "import threading\nbegun, end = threading.Event(), threading.Event()\n"

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from keystay.concurrency import Deadline, DeadlineLock, ReadWriteGate
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.locks import DeadlineLock, ReadWriteGate
 from keystay.errors import BackendTimeoutError
 
 

@@ -14,7 +14,8 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from keystay.concurrency import Deadline, WorkerThreads
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.threads import WorkerThreads
 from keystay.errors import BackendTimeoutError, BackendUnavailableError
 
 if TYPE_CHECKING:

@@ -211,7 +211,7 @@ class TestTrouble:
             with pytest.raises(ObserverError) as caught:
                 client.token()
             assert ("observer-failed", 2) == (caught.value.code, caught.value.exit_code)
-            assert client._renewal.token is None
+            assert client._cache.token is None
             folder.mkdir()
             client.token()
 

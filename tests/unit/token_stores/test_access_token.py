@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import keystay
-from keystay.concurrency import clock
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from tests.support.secrets_watch import WATCH
+from tests.support.stepping import ManualClock
 
 VALUE = "a-secret-access-token-value"
 
@@ -23,7 +24,7 @@ def token(**changes: Any) -> keystay.AccessToken:
         "expires_in": 300.0,
         "scope": "system/Patient.rs",
         "requested_scope": "system/Patient.rs",
-        "requested_at": clock.now(),
+        "requested_at": SYSTEM_CLOCK.now(),
         **changes,
     }
     return keystay.AccessToken(VALUE, **settings)
@@ -46,23 +47,21 @@ def test_not_pickled(protocol: int) -> None:
         copy.copy(token())
 
 
-def test_expires_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expires_by_the_monotonic_clock() -> None:
     """A stepped wall clock neither ends nor prolongs a token."""
-    now = clock.now()
-    made = token(expires_in=300, requested_at=now)
-    monkeypatch.setattr(time, "time", lambda: 0.0)
+    clock = ManualClock()
+    made = clock.token(300)
     seen = []
-    for later in (0.0, 299.9, 300.0, 400.0):
-        monkeypatch.setattr(
-            "keystay.token_stores.access_token.now", lambda later=later: now + later
-        )
+    for later in (0.0, 299.9, 0.1, 100.0):
+        clock.at += later
+        clock.wall = 0.0
         seen.append((made.expired, round(made.expires_in, 1)))
     assert [(False, 300.0), (False, 0.1), (True, 0.0), (True, 0.0)] == seen
 
 
 def test_life_counts_from_the_request() -> None:
     """Time spent on the way is not added to the token's life; `expires_at` is Unix time."""
-    made = token(expires_in=300, requested_at=clock.now() - 100)
+    made = token(expires_in=300, requested_at=SYSTEM_CLOCK.now() - 100)
     assert pytest.approx(200, abs=1) == made.expires_in
     assert pytest.approx(time.time() + 200, abs=1) == made.expires_at
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import pickle
 import shutil
@@ -10,13 +11,14 @@ import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 from cryptography.fernet import Fernet
 
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
 from keystay.errors import ConfigurationError
 from keystay.token_stores import file as file_store
 from keystay.token_stores.access_token import AccessToken
@@ -43,7 +45,7 @@ def token(value: str = VALUE, *, age: float = 0.0, lifetime: float = 300.0) -> A
         expires_in=lifetime,
         scope="system/Patient.rs",
         requested_scope="system/*.rs",
-        requested_at=now() - age,
+        requested_at=SYSTEM_CLOCK.now() - age,
     )
 
 
@@ -263,28 +265,29 @@ class TestDistrust:
         monkeypatch.setattr(file_store, "_clock_identity", lambda: "another boot")
         assert store.load(OWNER) is None
 
-    def test_wall_clock_is_set(
-        self, store: FileTokenStore, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_wall_clock_is_set(self, store: FileTokenStore, folder: Path) -> None:
         """A step of the wall clock changes nothing, forward or back."""
         store.save(OWNER, token())
-        real = time.time
         for step in (-86400, 86400):
-            monkeypatch.setattr(time, "time", lambda step=step: real() + step)
-            found = store.load(OWNER)
+            clock = Clock(SYSTEM_CLOCK.now, time=partial(operator.add, time.time(), step))
+            found = FileTokenStore(folder, keys=KEY, clock=clock).load(OWNER)
             assert found is not None
             assert 290 < found.expires_in <= 300
 
     @pytest.mark.parametrize(("step", "is_used"), [(0, True), (400, False), (-400, True)])
     def test_where_the_boot_is_not_known(
-        self, store: FileTokenStore, monkeypatch: pytest.MonkeyPatch, step: int, is_used: bool
+        self,
+        store: FileTokenStore,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        step: int,
+        is_used: bool,
     ) -> None:
         """Then both clocks have to agree that it lives."""
         monkeypatch.setattr(file_store, "_clock_identity", lambda: "")
         store.save(OWNER, token())
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda: real() + step)
-        found = store.load(OWNER)
+        clock = Clock(SYSTEM_CLOCK.now, time=lambda: time.time() + step)
+        found = FileTokenStore(folder, keys=KEY, clock=clock).load(OWNER)
         assert is_used is (found is not None)
         if found is not None:
             assert found.expires_in <= 300
@@ -385,7 +388,7 @@ class TestClaim:
         time.sleep(1.1)
         file_of(folder, "lock").write_text("2.0\n")
         assert store.claim(OWNER, 10) is None
-        file_of(folder, "lock").write_text(f"{now() + 10}\n")
+        file_of(folder, "lock").write_text(f"{SYSTEM_CLOCK.now() + 10}\n")
         time.sleep(1.1)
         assert store.claim(OWNER, 10) is None
         claim.release()

@@ -74,7 +74,7 @@ def offline(make_client: MakeClient, registered: SmartTestServer) -> keystay.Tok
         fhir_base_url=BASE, allowed_origins=[FILES, "https://[2001:db8::1]:8443"]
     )
     granted = make_client(registered).token()
-    client._renewal.adopt(granted)
+    client._cache.replace(granted)
     return client
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import keystay
-from keystay.concurrency.clock import now
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.errors import ConfigurationError, KeystayError, SignerClosedError, TokenRefusedError
 from keystay.http.settings import HttpSettings
 from keystay.testing import Reply, SmartTestServer
@@ -57,7 +57,7 @@ class TestKeeping:
             client = make_client(server)
             first = client.token()
             assert client.token() is first
-            time.sleep(max(0.0, client._renewal.look_at - now()) + 0.01)
+            time.sleep(max(0.0, client._cache.refresh_after - SYSTEM_CLOCK.now()) + 0.01)
             assert not first.expired
             second = client.token()
             assert second is not first

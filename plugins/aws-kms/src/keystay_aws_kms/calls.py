@@ -11,12 +11,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from keystay.concurrency import SYSTEM_CLOCK, WorkerThreads, backoff
+from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
+from keystay.concurrency.threads import WorkerThreads
 from keystay_aws_kms import error_codes, errors
 from keystay_aws_kms.quiet import quiet
 
 if TYPE_CHECKING:
-    from keystay.concurrency import Clock, Deadline
+    from keystay.concurrency.clock import Clock, Deadline
     from keystay_aws_kms.connection import Connection, Kms
 
 __all__ = ["Calls"]

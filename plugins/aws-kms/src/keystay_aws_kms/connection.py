@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from keystay.concurrency import DeadlineLock, detect_fork, reset_after_fork
+from keystay.concurrency.forks import detect_fork, reset_after_fork
+from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import ConfigurationError, SignerClosedError
 from keystay_aws_kms.settings import endpoint_problem, is_aws, is_loopback
 
 if TYPE_CHECKING:
-    from keystay.concurrency import Deadline
+    from keystay.concurrency.clock import Deadline
     from keystay_aws_kms.settings import Settings
 
 __all__ = ["CONNECT_SECONDS", "READ_SECONDS", "Connected", "Connection", "Kms", "connect"]

@@ -10,15 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from keystay.concurrency import (
-    SYSTEM_CLOCK,
-    DeadlineLock,
-    WorkerThreads,
-    backoff,
-    detect_fork,
-    hold_off_forks,
-    reset_after_fork,
-)
+from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
+from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
+from keystay.concurrency.locks import DeadlineLock
+from keystay.concurrency.threads import WorkerThreads
 from keystay.errors import BackendTimeoutError, SignerClosedError
 from keystay_gcp_kms.errors import FAILURES, Step, is_retryable, status_of, translate, wait_asked
 from keystay_gcp_kms.quiet import quiet
@@ -30,7 +25,7 @@ if TYPE_CHECKING:
         KeyManagementServiceTransport,
     )
 
-    from keystay.concurrency import Clock, Deadline
+    from keystay.concurrency.clock import Clock, Deadline
     from keystay_gcp_kms.settings import Settings
 
 __all__ = ["Connection", "KmsClient"]
@@ -137,7 +132,7 @@ class Connection:
                         make = partial(method, client, deadline.remaining)
                         answer = self._threads.call_with_deadline(make, deadline)
                     else:
-                        with hold_off_forks(deadline):
+                        with hold_off_forks(deadline, may_hang=True):
                             answer = method(client, deadline.remaining)
                 return answer, generation
             except _NoAnswerError:

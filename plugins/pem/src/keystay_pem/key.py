@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from keystay.algorithms import ALGORITHMS, for_key
 from keystay.backends import BackendSignature, KeyDescription
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import hold_off_forks
 from keystay.custody import Custody, Fact
 from keystay.errors import SignerClosedError
 from keystay.jwk import key_kind, public_jwk, thumbprint
@@ -18,7 +20,7 @@ from keystay_pem.pem_file import PrivateKey, load, path_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from keystay.backends import BackendContext, Deadline, SignRequest
+    from keystay.backends import BackendContext, SignRequest
     from keystay.key_uri import KeyURI
 
 __all__ = ["PemKey"]
@@ -67,7 +69,8 @@ class PemKey:
     def open(cls, uri: KeyURI, context: BackendContext) -> PemKey:
         """Load the key; warns once for each file that it is now in this process."""
         path = path_of(uri, context)
-        key = cls(load(uri, context), path)
+        with hold_off_forks(Deadline.after(context.timeout)):
+            key = cls(load(uri, context), path)
         if path not in _warned:
             _warned.add(path)
             logger.warning(
@@ -87,14 +90,15 @@ class PemKey:
         key, name = self._key, request.algorithm.name
         if key is None:
             raise SignerClosedError(f"The key {self._description.label} is closed.")
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            value = key.sign(cast(bytes, request.digest), _ECDSA[name])
-            return BackendSignature(value, "der", self._id)
-        if isinstance(key, rsa.RSAPrivateKey):
-            value = key.sign(cast(bytes, request.digest), _PADDING[name], _PREHASHED[name])
-        else:
-            value = key.sign(cast(bytes, request.message))
-        return BackendSignature(value, "raw", self._id)
+        with hold_off_forks(request.deadline):
+            if isinstance(key, ec.EllipticCurvePrivateKey):
+                value = key.sign(cast(bytes, request.digest), _ECDSA[name])
+                return BackendSignature(value, "der", self._id)
+            if isinstance(key, rsa.RSAPrivateKey):
+                value = key.sign(cast(bytes, request.digest), _PADDING[name], _PREHASHED[name])
+            else:
+                value = key.sign(cast(bytes, request.message))
+            return BackendSignature(value, "raw", self._id)
 
     def health(self, deadline: Deadline) -> None:
         """Good as long as the key is open."""

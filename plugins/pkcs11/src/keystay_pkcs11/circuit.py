@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from keystay.concurrency import reset_after_fork
+from keystay.concurrency.forks import reset_after_fork
 from keystay.errors import BackendTimeoutError, BackendUnavailableError, KeystayError
 
 if TYPE_CHECKING:

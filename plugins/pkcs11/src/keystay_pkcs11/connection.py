@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import PKCS11Error, SessionCount
 
-from keystay.concurrency import Deadline, detect_fork
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import detect_fork
 from keystay.errors import BackendUnavailableError
 from keystay_pkcs11.attributes import AttributeMapper
 from keystay_pkcs11.errors import Place, is_lost

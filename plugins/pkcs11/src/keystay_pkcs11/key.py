@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pkcs11.exceptions import PKCS11Error, SessionClosed
 
 from keystay.backends import BackendSignature, KeyDescription
-from keystay.concurrency import Deadline, detect_fork
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import detect_fork
 from keystay.errors import AlgorithmError, KeyChangedError, KeyNotFoundError, SignerClosedError
 from keystay.jwk import key_kind
 from keystay_pkcs11 import keys, token

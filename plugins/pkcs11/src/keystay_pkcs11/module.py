@@ -17,14 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pkcs11.exceptions import PKCS11Error, SessionClosed
 
-from keystay.concurrency import (
-    Deadline,
-    DeadlineLock,
-    ReadWriteGate,
-    WorkerThreads,
-    detect_fork,
-    reset_after_fork,
-)
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import detect_fork, reset_after_fork
+from keystay.concurrency.locks import DeadlineLock, ReadWriteGate
+from keystay.concurrency.threads import WorkerThreads
 from keystay.errors import BackendTimeoutError, BackendUnavailableError
 from keystay_pkcs11.custody import computes_here, is_remoted
 from keystay_pkcs11.errors import CKR_DEVICE_ERROR, Place, ckr_name, exception_for, mapped

@@ -6,7 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from keystay.concurrency import reset_after_fork
+from keystay.concurrency.forks import reset_after_fork
 from keystay.errors import ConfigurationError
 from keystay_pkcs11.module import Module
 

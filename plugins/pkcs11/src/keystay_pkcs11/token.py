@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from pkcs11.exceptions import GeneralError, PKCS11Error, UserPinNotInitialized
 
-from keystay.concurrency import DeadlineLock, detect_fork, reset_after_fork
+from keystay.concurrency.forks import detect_fork, reset_after_fork
+from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import BackendUnavailableError, KeyNotFoundError, LoginError
 from keystay_pkcs11 import registry
 from keystay_pkcs11.circuit import Circuit

@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from keystay.concurrency import Deadline, DeadlineLock
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.jwk import JWKSet, public_jwk
 from keystay.ops.publishing.kept_key import KeptKey

@@ -1,27 +1,20 @@
-"""Registering a client with a server: thin shells, synchronous and asynchronous, over the flows."""
+"""Registering a client with a server, synchronously and asynchronously."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Required, TypedDict, TypeVar, Unpack
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
 import httpx
 
 from keystay.backends.secrets import Secret, SecretResolver
-from keystay.concurrency import Deadline
 from keystay.errors import ConfigurationError
-from keystay.http.clients import HttpLink
-from keystay.http.messages import HttpRequest, HttpResponse
+from keystay.http.io import run_once, run_once_async
 from keystay.jwk import JWKSet, PublicSigner
 from keystay.ops.registration.client_metadata import backend_services
-from keystay.ops.registration.flow import (
-    deletion_flow,
-    read_flow,
-    registration_flow,
-    update_flow,
-)
+from keystay.ops.registration.flow import delete, read, register, update
 from keystay.ops.registration.registration import Registration
-from keystay.smart.discovery import discovery_flow, registration_endpoint_of
+from keystay.smart.discovery import fetch_configuration, registration_endpoint_of
 from keystay.smart.scopes import (
     DEFAULT_SCOPE,
     ScopeStyle,
@@ -31,11 +24,10 @@ from keystay.smart.scopes import (
     require_style,
 )
 from keystay.smart.urls import require_secure
-from keystay.tokens.shells import drive, drive_async
 
 if TYPE_CHECKING:
+    from keystay.http.io import IO
     from keystay.http.settings import HttpSettings
-    from keystay.tokens.actions import Flow
 
 __all__ = [
     "delete_client",
@@ -47,8 +39,6 @@ __all__ = [
     "update_client",
     "update_client_async",
 ]
-
-T = TypeVar("T")
 
 
 class NewClient(TypedDict, total=False):
@@ -96,7 +86,7 @@ def register_client(
         RegistrationError: The server refused; see `keystay.errors`.
         ConfigurationError, DiscoveryError, NetworkError: See `keystay.errors`.
     """
-    return _run(_NewClient(fhir_base_url, settings).flow(), http, timeout)
+    return run_once(http, timeout, _NewClient(fhir_base_url, settings).register)
 
 
 async def register_client_async(
@@ -107,7 +97,7 @@ async def register_client_async(
     **settings: Unpack[NewClient],
 ) -> Registration:
     """As `register_client`, for asyncio and trio."""
-    return await _run_async(_NewClient(fhir_base_url, settings).flow(), http, timeout)
+    return await run_once_async(http, timeout, _NewClient(fhir_base_url, settings).register)
 
 
 def read_client(
@@ -134,8 +124,9 @@ def read_client(
         ConfigurationError: It gave no way to manage the registration, or one at another origin.
         NetworkError: See `keystay.errors`.
     """
-    flow = read_flow(registration, allow_insecure_loopback=allow_insecure_loopback)
-    return _run(flow, http, timeout)
+    return run_once(
+        http, timeout, read, registration, allow_insecure_loopback=allow_insecure_loopback
+    )
 
 
 async def read_client_async(
@@ -146,8 +137,9 @@ async def read_client_async(
     timeout: float | None = None,
 ) -> Registration:
     """As `read_client`, for asyncio and trio."""
-    flow = read_flow(registration, allow_insecure_loopback=allow_insecure_loopback)
-    return await _run_async(flow, http, timeout)
+    return await run_once_async(
+        http, timeout, read, registration, allow_insecure_loopback=allow_insecure_loopback
+    )
 
 
 def update_client(
@@ -174,8 +166,14 @@ def update_client(
     Raises:
         KeystayError: As `read_client`.
     """
-    flow = update_flow(registration, changes, allow_insecure_loopback=allow_insecure_loopback)
-    return _run(flow, http, timeout)
+    return run_once(
+        http,
+        timeout,
+        update,
+        registration,
+        changes,
+        allow_insecure_loopback=allow_insecure_loopback,
+    )
 
 
 async def update_client_async(
@@ -187,8 +185,14 @@ async def update_client_async(
     timeout: float | None = None,
 ) -> Registration:
     """As `update_client`, for asyncio and trio."""
-    flow = update_flow(registration, changes, allow_insecure_loopback=allow_insecure_loopback)
-    return await _run_async(flow, http, timeout)
+    return await run_once_async(
+        http,
+        timeout,
+        update,
+        registration,
+        changes,
+        allow_insecure_loopback=allow_insecure_loopback,
+    )
 
 
 def delete_client(
@@ -209,8 +213,7 @@ def delete_client(
     Raises:
         KeystayError: As `read_client`.
     """
-    flow = deletion_flow(registration, allow_insecure_loopback=allow_insecure_loopback)
-    _run(flow, http, timeout)
+    run_once(http, timeout, delete, registration, allow_insecure_loopback=allow_insecure_loopback)
 
 
 async def delete_client_async(
@@ -221,8 +224,9 @@ async def delete_client_async(
     timeout: float | None = None,
 ) -> None:
     """As `delete_client`, for asyncio and trio."""
-    flow = deletion_flow(registration, allow_insecure_loopback=allow_insecure_loopback)
-    await _run_async(flow, http, timeout)
+    await run_once_async(
+        http, timeout, delete, registration, allow_insecure_loopback=allow_insecure_loopback
+    )
 
 
 class _NewClient:
@@ -257,50 +261,20 @@ class _NewClient:
             settings.get("initial_token"), "the initial access token"
         )
 
-    def flow(self) -> Generator[HttpRequest, HttpResponse, Registration]:
+    async def register(self, io: IO) -> Registration:
         """Find the endpoint and register there."""
         endpoint, style = self._endpoint, self._style
         if endpoint is None:
-            found = yield from discovery_flow(
-                self._base or "", allow_insecure_loopback=self._insecure
+            found = await fetch_configuration(
+                io, self._base or "", allow_insecure_loopback=self._insecure
             )
             endpoint = registration_endpoint_of(found)
             if style == "auto":
                 style = advertised_style(found.capabilities)
         metadata = {**self._metadata, "scope": convert(self._metadata["scope"], style)}
-        return (
-            yield from registration_flow(
-                endpoint, metadata, self._token, allow_insecure_loopback=self._insecure
-            )
+        return await register(
+            io, endpoint, metadata, self._token, allow_insecure_loopback=self._insecure
         )
 
     def _secure(self, url: str, what: str) -> None:
         require_secure(url, what, allow_insecure_loopback=self._insecure)
-
-
-def _run(
-    flow: Flow[T],
-    http: HttpSettings | httpx.Client | None,
-    timeout: float | None,
-) -> T:
-    link = HttpLink(http, httpx.Client)
-    try:
-        deadline = Deadline.after(link.settings.timeout if timeout is None else timeout)
-        return drive(flow, link.client, deadline)
-    finally:
-        if link.is_own:
-            link.client.close()
-
-
-async def _run_async(
-    flow: Flow[T],
-    http: HttpSettings | httpx.AsyncClient | None,
-    timeout: float | None,
-) -> T:
-    link = HttpLink(http, httpx.AsyncClient)
-    try:
-        deadline = Deadline.after(link.settings.timeout if timeout is None else timeout)
-        return await drive_async(flow, link.client, deadline)
-    finally:
-        if link.is_own:
-            await link.client.aclose()

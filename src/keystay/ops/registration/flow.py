@@ -1,10 +1,10 @@
-"""Registering a client, and managing that, without input or output (RFC 7591 and RFC 7592)."""
+"""The requests that register a client and manage that (RFC 7591 and RFC 7592)."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
@@ -29,9 +29,9 @@ from keystay.ops.registration.registration import Registration
 from keystay.smart.urls import require_secure
 
 if TYPE_CHECKING:
-    Flow = Generator[HttpRequest, HttpResponse, Registration]
+    from keystay.http.io import IO
 
-__all__ = ["deletion_flow", "read_flow", "registration_flow", "update_flow"]
+__all__ = ["delete", "read", "register", "update"]
 
 # With these there was no connection that the request could have been sent over.
 _NEVER_SENT = frozenset(
@@ -49,16 +49,18 @@ _NEVER_SENT = frozenset(
 _WORD = re.compile(r"[\x21-\x7e]+\Z")
 
 
-def registration_flow(
+async def register(
+    io: IO,
     endpoint: str,
     metadata: Mapping[str, Any],
     initial_token: Secret | None,
     *,
     allow_insecure_loopback: bool = False,
-) -> Flow:
+) -> Registration:
     """Register a client; sent once, since a second time would make a second client.
 
     Args:
+        io: Sends the request.
         endpoint: An absolute URL, checked.
         metadata: As `backend_services` makes it.
         initial_token: Authorises the registration, where the server wants that.
@@ -70,8 +72,10 @@ def registration_flow(
         NetworkError: It redirects.
     """
     request = _request("POST", endpoint, "the registration request", initial_token, metadata)
-    response = yield from _sent(
-        request, "The server may have registered the client all the same: look in its console."
+    response = await _sent(
+        io,
+        request,
+        "The server may have registered the client all the same: look in its console.",
     )
     document = _document(request, response, initial_token, managing=False)
     blank = Registration("", endpoint)
@@ -84,35 +88,39 @@ def registration_flow(
     return found
 
 
-def read_flow(registration: Registration, *, allow_insecure_loopback: bool = False) -> Flow:
+async def read(
+    io: IO, registration: Registration, *, allow_insecure_loopback: bool = False
+) -> Registration:
     """Ask what is registered now; `differences` are those to what was known.
 
     Raises:
-        RegistrationError, RegistrationResponseError, NetworkError: As `registration_flow`.
+        RegistrationError, RegistrationResponseError, NetworkError: As `register`.
         ConfigurationError: The registration cannot be managed.
     """
     url, token = registration.management(allow_insecure_loopback=allow_insecure_loopback)
     request = _request("GET", url, "the request for the registration", token)
-    response = yield request
+    response = await io.send(request)
     document = _document(request, response, token, managing=True)
     return _registered(request, response, document, registration, registration.metadata)
 
 
-def update_flow(
+async def update(
+    io: IO,
     registration: Registration,
     changes: Mapping[str, Any],
     *,
     allow_insecure_loopback: bool = False,
-) -> Flow:
+) -> Registration:
     """Replace what is registered (RFC 7592 §2.2): the metadata as last known, with changes.
 
     Args:
+        io: Sends the request.
         registration: As last read: a server deletes what is not sent.
         changes: Members to set; None removes one.
         allow_insecure_loopback: Allow plain HTTP to this machine.
 
     Raises:
-        RegistrationError, RegistrationResponseError, NetworkError: As `registration_flow`.
+        RegistrationError, RegistrationResponseError, NetworkError: As `register`.
         ConfigurationError: The registration cannot be managed, or a change cannot be made.
         JWKError: `jwks` is no set to publish.
     """
@@ -122,25 +130,27 @@ def update_flow(
         require_secure(jwks_uri, "The JWKS URL", allow_insecure_loopback=allow_insecure_loopback)
     body = {**metadata, "client_id": registration.client_id}
     request = _request("PUT", url, "the update request", token, body)
-    response = yield from _sent(
-        request, "The server may have made the change, and replaced the management token: read it."
+    response = await _sent(
+        io,
+        request,
+        "The server may have made the change, and replaced the management token: read it.",
     )
     document = _document(request, response, token, managing=True)
     return _registered(request, response, document, registration, metadata)
 
 
-def deletion_flow(
-    registration: Registration, *, allow_insecure_loopback: bool = False
-) -> Generator[HttpRequest, HttpResponse, None]:
+async def delete(
+    io: IO, registration: Registration, *, allow_insecure_loopback: bool = False
+) -> None:
     """Delete the client at the server (RFC 7592 §2.3); its management token is void after that.
 
     Raises:
-        RegistrationError, NetworkError: As `registration_flow`.
+        RegistrationError, NetworkError: As `register`.
         ConfigurationError: The registration cannot be managed.
     """
     url, token = registration.management(allow_insecure_loopback=allow_insecure_loopback)
     request = _request("DELETE", url, "the deletion request", token)
-    response = yield request
+    response = await io.send(request)
     if response.status not in (200, 204):
         raise refused(request, response, token, managing=True)
 
@@ -167,10 +177,10 @@ def _request(
     return HttpRequest(method, url, purpose, headers, json.dumps(document).encode())
 
 
-def _sent(request: HttpRequest, doubt: str) -> Generator[HttpRequest, HttpResponse, HttpResponse]:
+async def _sent(io: IO, request: HttpRequest, doubt: str) -> HttpResponse:
     """The answer to a request that is not sent twice; without one, what to look at first."""
     try:
-        return (yield request)
+        return await io.send(request)
     except NetworkError as error:
         if error.code in _NEVER_SENT:
             raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.errors import NetworkError, RegistrationError, RegistrationServerError
-from keystay.http.headers import retry_after
 from keystay.http.server_text import correlation_id, readable
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _explain(
             "registration-token-refused",
         )
     if status == 429:
-        wait = retry_after(response)
+        wait = response.retry_after
         return (
             "More registrations were asked for than the server takes.",
             (f"Wait {wait:g} s" if wait is not None else "Wait")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import pytest
 
 from keystay.algorithms import ALGORITHMS
-from keystay.concurrency import Deadline
+from keystay.concurrency.clock import Deadline
 from keystay.errors import KeystayError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pytest
 from keystay import signatures
 from keystay.algorithms import ALGORITHMS
 from keystay.backends.port import LeasesKey, SignRequest
-from keystay.concurrency import Deadline
+from keystay.concurrency.clock import Deadline
 from keystay.errors import AlgorithmError, BackendTimeoutError, KeystayError, SignerClosedError
 from keystay.testing.contract.base import MESSAGE, ContractBase, Slow, port_key
 from keystay.testing.contract.fork import in_child
@@ -142,7 +142,7 @@ class LifetimeTests(ContractBase):
         with pytest.raises(SignerClosedError):
             signer.sign(MESSAGE)
         with pytest.raises(KeystayError):
-            key.sign(SignRequest(ALGORITHMS[signer.algorithm], MESSAGE, None, self._deadline()))
+            key.sign(SignRequest.of(ALGORITHMS[signer.algorithm], MESSAGE, self._deadline()))
 
     def test_close_is_idempotent(self, signer: Signer) -> None:
         """Closing twice is closing once, for the signer and for the backend's key."""

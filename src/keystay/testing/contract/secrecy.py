@@ -29,9 +29,7 @@ class SecrecyTests(ContractBase):
     def test_no_secret_in_repr(self, signer: Signer, secrets: Sequence[str]) -> None:
         """Neither the signer nor anything of the backend shows one, nor is it pickled."""
         hidden, key = self._hidden(secrets), port_key(signer)
-        result = key.sign(
-            SignRequest(ALGORITHMS[signer.algorithm], MESSAGE, None, self._deadline())
-        )
+        result = key.sign(SignRequest.of(ALGORITHMS[signer.algorithm], MESSAGE, self._deadline()))
         for thing in (signer, key, key.describe(), signer.custody, result):
             _check_shown(f"{thing!r} {thing!s} {thing}", hidden, f"a {type(thing).__name__}")
         with pytest.raises(TypeError):
@@ -66,7 +64,7 @@ class SecrecyTests(ContractBase):
 
         def fail_closed() -> None:
             signer.close()
-            key.sign(SignRequest(algorithm, MESSAGE, None, self._deadline()))
+            key.sign(SignRequest.of(algorithm, MESSAGE, self._deadline()))
 
         for attempt in (fail_to_sign, fail_to_open, fail_in_time, fail_closed):
             try:

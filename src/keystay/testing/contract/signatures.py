@@ -97,7 +97,7 @@ class SignatureTests(ContractBase):
     def test_encoding_is_as_declared(self, signer: Signer) -> None:
         """What the backend returns has the encoding it names, and its own key id."""
         key, algorithm = port_key(signer), ALGORITHMS[signer.algorithm]
-        result = key.sign(SignRequest(algorithm, MESSAGE, None, self._deadline()))
+        result = key.sign(SignRequest.of(algorithm, MESSAGE, self._deadline()))
         assert result.key_id == key.describe().key_id
         assert result.encoding in ("raw", "der")
         value = result.value

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from keystay.backends.port import BackendKey, KeyDescription
-    from keystay.concurrency import Deadline
+    from keystay.concurrency.clock import Deadline
 
     Tamper = Callable[[BackendKey, SignRequest], BackendSignature]
 
@@ -47,7 +47,7 @@ class TamperedKey:
 def _other_message(key: BackendKey, request: SignRequest) -> BackendSignature:
     """Of a device that hashes what was hashed."""
     message = request.digest or b"another message"
-    return key.sign(SignRequest(request.algorithm, message, None, request.deadline))
+    return key.sign(SignRequest.of(request.algorithm, message, request.deadline))
 
 
 def _flipped(key: BackendKey, request: SignRequest) -> BackendSignature:

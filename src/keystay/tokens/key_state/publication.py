@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from keystay.errors import JWKError, KeystayError, NetworkError
-from keystay.http.headers import kept_for
-from keystay.http.messages import HttpRequest, HttpResponse
+from keystay.http.messages import HttpRequest
 from keystay.jwk import JWKSet, thumbprint
 from keystay.smart.urls import require_secure
 
-__all__ = ["Publication", "is_same_key", "publication_flow"]
+if TYPE_CHECKING:
+    from keystay.http.io import IO
+
+__all__ = ["Publication", "fetch_publication", "is_same_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,11 @@ class Publication:
     keys: JWKSet
     max_age: int | None
 
-    def holds(self, jwk: Mapping[str, Any]) -> bool:
+    def holds(self, jwk: Mapping[str, object]) -> bool:
         """Whether this very key is there under its kid, to verify what `jwk` says it signs."""
         return self.fault(jwk) is None
 
-    def fault(self, jwk: Mapping[str, Any]) -> str | None:
+    def fault(self, jwk: Mapping[str, object]) -> str | None:
         """Why a key is not there as it should be, in words; None if it is.
 
         A server may refuse what a JWK's own `alg`, `use` or `key_ops` does not allow (RFC 7517 §4).
@@ -48,21 +50,22 @@ class Publication:
         if published.get("use") not in (None, "sig"):
             return f"published for use {published.get('use')!r}, not 'sig'"
         operations = published.get("key_ops")
-        if operations is not None and "verify" not in operations:
+        if isinstance(operations, list | tuple) and "verify" not in operations:
             return "published with key_ops that lack 'verify'"
         return None
 
-    def find(self, kid: str) -> Mapping[str, Any] | None:
+    def find(self, kid: str) -> Mapping[str, object] | None:
         """The key published under a kid, or None."""
         return next((key for key in self.keys if key["kid"] == kid), None)
 
 
-def publication_flow(
-    url: str, *, allow_insecure_loopback: bool = False
-) -> Generator[HttpRequest, HttpResponse, Publication]:
+async def fetch_publication(
+    io: IO, url: str, *, allow_insecure_loopback: bool = False
+) -> Publication:
     """Ask a JWKS URL for the set, past every cache that can be told so.
 
     Args:
+        io: Sends the request.
         url: The JWKS URL.
         allow_insecure_loopback: Allow plain HTTP to this machine.
 
@@ -73,7 +76,8 @@ def publication_flow(
     """
     require_secure(url, "The JWKS URL", allow_insecure_loopback=allow_insecure_loopback)
     headers = {"Accept": "application/jwk-set+json, application/json", "Cache-Control": "no-cache"}
-    response = yield HttpRequest("GET", url, "the request for the JWK Set", headers)
+    request = HttpRequest("GET", url, "the request for the JWK Set", headers)
+    response = await io.send(request)
     if response.status != 200:
         raise NetworkError(
             f"The JWKS URL {url} answered HTTP {response.status}.",
@@ -94,10 +98,10 @@ def publication_flow(
             hint=error.hint or "Publish what keystay jwks prints, as it is.",
             code=error.code,
         ) from error
-    return Publication(url, keys, kept_for(response))
+    return Publication(url, keys, response.kept_for)
 
 
-def is_same_key(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def is_same_key(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
     """Whether two JWKs are the same public key, whatever else they say."""
     try:
         return thumbprint(one) == thumbprint(other)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator
 from typing import TYPE_CHECKING
 
+from keystay.concurrency.clock import SYSTEM_CLOCK
 from keystay.errors import ConfigurationError, KeyUnusableError
 from keystay.jwk import public_jwk
-from keystay.tokens.key_state.publication import Publication, publication_flow
+from keystay.tokens.key_state.publication import Publication, fetch_publication
 
 if TYPE_CHECKING:
-    from keystay.http.messages import HttpRequest, HttpResponse
+    from keystay.concurrency.clock import Clock
+    from keystay.http.io import IO
     from keystay.signer import Signer
     from keystay.tokens.key_state.client_keys import ClientKeys
 
@@ -27,10 +27,13 @@ class PublicationRequirement:
     Args:
         url: The JWKS URL.
         allow_insecure_loopback: Allow plain HTTP to this machine.
+        clock: Measures how long a look counts.
     """
 
-    def __init__(self, url: str, *, allow_insecure_loopback: bool) -> None:
-        self._url, self._insecure = url, allow_insecure_loopback
+    def __init__(
+        self, url: str, *, allow_insecure_loopback: bool, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._url, self._insecure, self._now = url, allow_insecure_loopback, clock.now
         self._seen: tuple[float, Publication] | None = None
 
     @classmethod
@@ -54,7 +57,7 @@ class PublicationRequirement:
             keys.client.jwks_url, allow_insecure_loopback=keys.client.allow_insecure_loopback
         )
 
-    def check(self, signer: Signer) -> Generator[HttpRequest, HttpResponse, None]:
+    async def check(self, signer: Signer, io: IO) -> None:
         """Return if the signer's key is published.
 
         Raises:
@@ -63,10 +66,10 @@ class PublicationRequirement:
         """
         jwk = public_jwk(signer.public_key, kid=signer.kid, algorithm=signer.algorithm)
         seen = self._seen
-        if seen is not None and time.monotonic() < seen[0] and seen[1].holds(jwk):
+        if seen is not None and self._now() < seen[0] and seen[1].holds(jwk):
             return
-        asked = time.monotonic()
-        found = yield from publication_flow(self._url, allow_insecure_loopback=self._insecure)
+        asked = self._now()
+        found = await fetch_publication(io, self._url, allow_insecure_loopback=self._insecure)
         trusted = LONGEST_TRUST if found.max_age is None else min(found.max_age, LONGEST_TRUST)
         self._seen = (asked + trusted, found)
         if not found.holds(jwk):

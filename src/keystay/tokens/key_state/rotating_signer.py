@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from keystay.concurrency import Deadline, DeadlineLock, reset_after_fork
+from keystay.concurrency.clock import Deadline
+from keystay.concurrency.forks import reset_after_fork
+from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.jwk import public_jwk
 from keystay.tokens.key_state.publication import is_same_key
 from keystay.tokens.key_state.requirement import PublicationRequirement
 
 if TYPE_CHECKING:
-    from keystay.http.messages import HttpRequest, HttpResponse
+    from keystay.http.io import IO
     from keystay.signer import Signer
     from keystay.tokens.key_state.client_keys import ClientKeys
     from keystay.tokens.key_state.state import RotationState
@@ -60,14 +62,8 @@ class RotatingSigner:
         """The signer of new requests, as far as is known."""
         return self._held.signer
 
-    @property
-    def is_stale(self) -> bool:
-        """Whether `refresh` has something to do; costs one `stat`."""
-        file = self._keys.file
-        return file is not None and file.stamp() != self._stamp and not self._closed
-
     def refresh(self, deadline: Deadline) -> None:
-        """Read the state again and open the key that is current now. Blocks.
+        """Open the key that is current now, if the state has changed; else at one `stat`'s cost.
 
         When that fails, the key in hand goes on as long as it may be published still.
 
@@ -78,7 +74,7 @@ class RotatingSigner:
             KeystayError: It fails, and the key in hand has left the set.
         """
         file = self._keys.file
-        if file is None:
+        if file is None or file.stamp() == self._stamp or self._closed:
             return
         with self._opening.held(deadline):
             stamp, state = file.stamp(), None
@@ -117,7 +113,7 @@ class RotatingSigner:
             if is_last:
                 _close(held.signer)
 
-    def check(self, signer: Signer) -> Generator[HttpRequest, HttpResponse, None]:
+    async def check(self, signer: Signer, io: IO) -> None:
         """Return if the signer may sign; asks the JWKS URL where the policy requires it.
 
         Raises:
@@ -125,7 +121,7 @@ class RotatingSigner:
             NetworkError, JWKError: That cannot be told.
         """
         if self._required is not None:
-            yield from self._required.check(signer)
+            await self._required.check(signer, io)
 
     def close(self) -> None:
         """Close the key once nobody uses it; idempotent."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -53,7 +53,7 @@ class RotationKey(
     uri: str
     kid: str | None = None
     algorithm: str | None = None
-    jwk: dict[str, Any] | None = None
+    jwk: dict[str, object] | None = None
     key_type: str | None = None
     created: datetime | None = None
     asked: str | None = None
@@ -140,7 +140,7 @@ def check(state: RotationState) -> None:
     state.published()
 
 
-def _check_jwk(key: RotationKey, jwk: Mapping[str, Any]) -> None:
+def _check_jwk(key: RotationKey, jwk: Mapping[str, object]) -> None:
     JWKSet((jwk,))
     thumbprint(jwk)
     if jwk["kid"] != key.kid:

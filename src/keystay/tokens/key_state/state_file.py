@@ -11,7 +11,6 @@ import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -111,7 +110,7 @@ class StateFile:
 
     def _parse(self, text: bytes) -> RotationState:
         try:
-            document: Any = msgspec.json.decode(text)
+            document: object = msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise self._foreign("it is not JSON") from error
         version = document.get("keystay_rotation") if isinstance(document, dict) else None

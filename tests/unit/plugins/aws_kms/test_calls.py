@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from botocore import exceptions as sdk
 
-from keystay.concurrency import SYSTEM_CLOCK, Clock, Deadline
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
 from keystay.errors import (
     BackendError,
     BackendTimeoutError,

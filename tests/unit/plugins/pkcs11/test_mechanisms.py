@@ -45,7 +45,10 @@ PSS_PARAMETERS = {"256": (0x250, 2, 32), "384": (0x260, 3, 48), "512": (0x270, 4
 
 def request(name: str, message: bytes | None = MESSAGE, digest: bytes | None = None) -> SignRequest:
     """A request to sign."""
-    return SignRequest(get(name), message, digest, Deadline.after(1))
+    algorithm = get(name)
+    if message is not None and digest is None:
+        digest = algorithm.digest(message)
+    return SignRequest(algorithm, message, digest, Deadline.after(1))
 
 
 @pytest.mark.parametrize(("name", "expected"), PREHASHED.items(), ids=PREHASHED)

@@ -9,7 +9,8 @@ import pytest
 
 from keystay.errors import ConfigurationError, JWKError, KeystayError, NetworkError
 from keystay.http.messages import HttpResponse
-from keystay.tokens.key_state.publication import Publication, publication_flow
+from keystay.tokens.key_state.publication import Publication, fetch_publication
+from tests.support.stepping import Call, SteppedIO
 from tests.unit.tokens.key_state.keys import JWKS, URL
 
 if TYPE_CHECKING:
@@ -20,15 +21,17 @@ def look(
     status: int = 200, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> Publication:
     """What the flow makes of an answer."""
-    flow = publication_flow(URL)
-    request = next(flow)
+    call = Call(fetch_publication(SteppedIO(), URL))
+    assert call.step
+    request = call.step.request
+    assert request
     assert ("GET", URL, "no-cache") == (
         request.method, request.url, request.headers["Cache-Control"],
     )  # fmt: skip
     text = json.dumps({"keys": JWKS} if body is None else body).encode()
-    with pytest.raises(StopIteration) as finished:
-        flow.send(HttpResponse(status, headers or {}, text))
-    found = finished.value.value
+    found = call.answer(HttpResponse(status, headers or {}, text))
+    if call.error is not None:
+        raise call.error
     assert isinstance(found, Publication)
     return found
 
@@ -107,5 +110,7 @@ def test_published_as_it_signs(change: dict[str, Any], fault: str | None) -> Non
 
 def test_insecure_url() -> None:
     """Plain HTTP would let anybody on the way say that a key is published."""
-    with pytest.raises(ConfigurationError, match="not HTTPS"):
-        next(publication_flow("http://keys.example.org/jwks.json"))
+    url = "http://keys.example.org/jwks.json"
+    call = Call(fetch_publication(SteppedIO(), url))
+    assert isinstance(call.error, ConfigurationError)
+    assert "not HTTPS" in call.error.message

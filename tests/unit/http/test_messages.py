@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keystay.http.headers import retry_after, server_time
 from keystay.http.messages import HttpResponse
 
 MOMENT = 1_700_000_000.0
@@ -37,7 +36,7 @@ def answer(**headers: str) -> HttpResponse:
 )
 def test_server_time(headers: dict[str, str], expected: float | None) -> None:
     """Unix time; what cannot be read is no time."""
-    assert expected == server_time(answer(**headers))
+    assert expected == answer(**headers).server_time
 
 
 @pytest.mark.parametrize(
@@ -60,12 +59,12 @@ def test_server_time(headers: dict[str, str], expected: float | None) -> None:
 )
 def test_retry_after(headers: dict[str, str], expected: float | None) -> None:
     """Seconds, never negative; a date is read by the server's own clock."""
-    assert expected == retry_after(answer(**headers))
+    assert expected == answer(**headers).retry_after
 
 
 def test_retry_after_without_date() -> None:
     """Where the server does not say its time, ours has to do."""
-    wait = retry_after(answer(retry_after=formatdate(time.time() + 60, usegmt=True)))
+    wait = answer(retry_after=formatdate(time.time() + 60, usegmt=True)).retry_after
     assert wait is not None
     assert 57 < wait <= 60
 
@@ -74,5 +73,5 @@ def test_retry_after_without_date() -> None:
 def test_nothing_is_raised(date: str, age: str, wait: str) -> None:
     """Whatever a server sends."""
     found = answer(date=date, age=age, retry_after=wait)
-    assert server_time(found) is None or isinstance(server_time(found), float)
-    assert (retry_after(found) or 0.0) >= 0.0
+    assert found.server_time is None or isinstance(found.server_time, float)
+    assert (found.retry_after or 0.0) >= 0.0
