@@ -313,7 +313,7 @@ class TestTLS:
         monkeypatch: pytest.MonkeyPatch,
         fault: str,
     ) -> None:
-        """Each is a configuration error when the client is made; OpenSSL never asks."""
+        """Each is a configuration error when it is first needed; OpenSSL never asks."""
         monkeypatch.setenv("TLS_PASSPHRASE", WATCH.add("a wrong passphrase", "not-that-passphrase"))
         certificate, key = authority.issue("client", client=True, passphrase="a-passphrase-1")
         if fault == "other-key":
@@ -325,7 +325,7 @@ class TestTLS:
         )
         options = settings("https://ehr.example.org", pem_signer)
         with pytest.raises(ConfigurationError, match="client certificate") as caught:
-            keystay.TokenClient(http=http, **options)
+            keystay.TokenClient(http=http, **options).token()
         assert "client-cert-invalid" == caught.value.code
         WATCH.check(str(caught.value), "the error")
 
@@ -470,12 +470,14 @@ class TestProxy:
     def test_credentials_without_a_colon(
         self, pem_signer: Signer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A reference to something else is refused when the client is made."""
+        """A reference to something else is refused when it is first needed."""
         secret = WATCH.add("not user:password", "password-without-user")
         monkeypatch.setenv("PROXY_LOGIN", secret)
         http = HttpSettings(proxy="http://proxy:3128", proxy_credentials="env:PROXY_LOGIN")
         with pytest.raises(ConfigurationError, match="user:password") as caught:
-            keystay.TokenClient(http=http, **settings("https://ehr.example.org", pem_signer))
+            keystay.TokenClient(
+                http=http, **settings("https://ehr.example.org", pem_signer)
+            ).token()
         WATCH.check(str(caught.value), "the error")
 
     def test_proxy_over_tls(

@@ -324,6 +324,7 @@ def test_whole_exchange_shares_one_deadline(
             body = b'{"token_endpoint":"/token"}'
             head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
             connection.sendall(head + body)
+            read_request(server, connection)
         server.closing.wait()
 
     server = raw_server(talk)

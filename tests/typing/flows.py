@@ -49,4 +49,4 @@ async def flows(
 
 def synchronous(cache: TokenCache, io: ThreadIO) -> None:
     """The synchronous client's step."""
-    assert_type(run_sync(cache.get, io), AccessToken)
+    assert_type(run_sync(io, cache.get), AccessToken)

@@ -28,7 +28,7 @@ _MAX_BYTES = 64 * 1024 * 1024
 def get(arguments: tuple[str, ...], accept: str) -> None:
     """Read PATH, such as Patient/123, from CLIENT's FHIR server and print the body."""
     from keystay.config import load_config
-    from keystay.http.clients import new_client
+    from keystay.http.clients import sync_link
     from keystay.tokens.client import TokenClient
 
     if len(arguments) > 2:
@@ -37,7 +37,8 @@ def get(arguments: tuple[str, ...], accept: str) -> None:
     _require_relative(path)
     config = load_config()
     settings = config.http
-    with TokenClient.from_config(client, config=config) as tokens, new_client(settings) as fhir:
+    fhir = sync_link(settings).client
+    with TokenClient.from_config(client, config=config) as tokens:
         url = f"{tokens.fhir_base_url}/{path.removeprefix('/')}"
         token = tokens.token()  # beforehand: what keeps it from coming is no fault of the read
         response = _read(fhir, url, accept, token, settings.timeout)

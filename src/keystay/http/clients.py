@@ -1,108 +1,140 @@
-"""httpx clients as regulated networks need them: own CAs, proxy, client certificate."""
+"""HTTP clients as regulated networks need them: own CAs, proxy, client certificate.
+
+Making one takes 1.3 to 2.1 ms, and reading the CAs it trusts 22 to 40 ms and 0.85 MB. So a client
+is made when it is first used, and shared by all whose settings are equal; the TLS context is shared
+by all that trust the same.
+"""
 
 from __future__ import annotations
 
+import os
 import ssl
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
-from typing import Generic, Required, TypedDict, TypeVar
-
-import httpx
+from pathlib import Path
+from threading import get_ident
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from keystay.backends.secrets import SecretResolver
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
 from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
 from keystay.errors import ConfigurationError
 from keystay.http.errors import client_closed
+from keystay.http.library import error_classes, library_of, own_library
 from keystay.http.settings import HttpSettings, http_faults
 
-__all__ = ["HttpLink", "new_async_client", "new_client"]
+if TYPE_CHECKING:
+    import httpx
 
-Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
+    from keystay.http.library import AsyncClient
+    from keystay.http.library import Client as SyncClient
+    from keystay.http.messages import HttpRequest
 
-# A token is asked for every few minutes. By then a firewall has often dropped the idle
-# connection without a word, so every exchange opens its own.
-_LIMITS = httpx.Limits(max_keepalive_connections=0)
+    Made = TypeVar("Made", httpx.Client, httpx.AsyncClient)
+else:
+    Made = TypeVar("Made")
+
+__all__ = ["HttpExchange", "HttpLink", "async_link", "sync_link"]
+
+Kind = Literal["Client", "AsyncClient"]
+
+_DEFAULT = HttpSettings()
+
+# What httpx and OpenSSL read of the environment when a client is made.
+_VARIABLES = (
+    "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE",
+    "SSLKEYLOGFILE", "all_proxy", "https_proxy", "http_proxy", "no_proxy",
+)  # fmt: skip
 
 
-def new_client(settings: HttpSettings) -> httpx.Client:
-    """A client for token requests and FHIR reads. No connection is kept: see `_LIMITS`.
-
-    Raises:
-        ConfigurationError: A setting cannot be used.
-    """
-    return HttpLink(settings, httpx.Client).client
+def sync_link(given: HttpSettings | SyncClient | None) -> HttpLink[httpx.Client]:
+    """How a thread reaches servers."""
+    return HttpLink(given, "Client")
 
 
-def new_async_client(settings: HttpSettings) -> httpx.AsyncClient:
-    """As `new_client`, asynchronous."""
-    return HttpLink(settings, httpx.AsyncClient).client
+def async_link(given: HttpSettings | AsyncClient | None) -> HttpLink[httpx.AsyncClient]:
+    """How a task reaches servers."""
+    return HttpLink(given, "AsyncClient")
 
 
-class HttpLink(Generic[Client]):
-    """How servers are reached: the caller's own httpx client, or one made from settings.
-
-    A client made here is made anew in a forked child: another thread may have held a lock of the
-    parent's at that moment. Certificates and secrets are not read again.
+class HttpLink(Generic[Made]):
+    """How servers are reached: the caller's own HTTP client, or one made from settings.
 
     Args:
-        given: Settings, an httpx client, or None for default settings.
+        given: Settings, a client of httpx or httpx2, or None for default settings.
         kind: The class of client wanted.
 
     Attributes:
         settings: As given; the default ones beside a caller's own client.
-        is_own: Whether the client is ours to close.
+        is_own: Whether the client is made here.
 
     Raises:
         ConfigurationError: A setting cannot be used, or the client is of another kind.
     """
 
-    def __init__(
-        self, given: HttpSettings | httpx.Client | httpx.AsyncClient | None, kind: type[Client]
-    ) -> None:
+    def __init__(self, given: object, kind: Kind) -> None:
         self.is_own: bool = given is None or isinstance(given, HttpSettings)
-        self.settings: HttpSettings = given if isinstance(given, HttpSettings) else HttpSettings()
-        self._client: Client | None
-        self._inherited: Client | None  # kept: a child does not tidy up its parent's sockets
+        self.settings = given if isinstance(given, HttpSettings) else _DEFAULT
+        self._kind: Kind = kind
+        self._is_closed = False
+        self._given: Made | None = None
+        self._generation = -1  # of the clients made; see `_Clients`
+        self._made: dict[int, Made]
         if self.is_own:
-            with hold_off_forks(Deadline.after(self.settings.timeout)):  # for OpenSSL's own locks
-                self._make: Callable[[], Client] = partial(kind, **_options(self.settings))
-                with _proxies_usable():
-                    self._client = self._make()
-            reset_after_fork(self._reset)
-        elif isinstance(given, kind):
-            self._client = given
-        else:
+            own_library()
+            for _, fault in http_faults(self.settings):
+                raise fault
+            return
+        library = library_of(given)
+        if library is None or not isinstance(given, getattr(library, kind)):
             raise ConfigurationError(
                 f"http is a {type(given).__name__}.",
-                hint=f"Hand in an httpx.{kind.__name__} or HttpSettings.",
+                hint=f"Hand in an httpx.{kind}, an httpx2.{kind} or HttpSettings.",
             )
-        self._is_closed = False
+        self._given = cast("Made", given)
+
+    def __repr__(self) -> str:
+        if self._given is None:
+            return f"<HttpLink {own_library().__name__}>"
+        return f"<HttpLink the caller's own {type(self._given).__module__.partition('.')[0]}>"
 
     @property
-    def client(self) -> Client:
-        """The client to use in this process.
+    def client(self) -> Made:
+        """The client to use in this thread.
+
+        An asynchronous one serves the event loops of one thread, of which one runs at a time: it
+        keeps no connection that the next could find.
 
         Raises:
-            ConfigurationError: It was let go.
+            ConfigurationError: It was let go, or a certificate or secret cannot be used.
         """
         detect_fork()
         if self._is_closed:  # httpx itself may forget: a request on its way opens it again
             raise client_closed()
-        if self._client is None:
-            with _proxies_usable():
-                self._client = self._make()
-        return self._client
+        if self._given is not None:
+            return self._given
+        if self._generation != _CLIENTS.generation:
+            self._generation, self._made = _CLIENTS.generation, {}
+        slot = 0 if self._kind == "Client" else get_ident()
+        made = self._made.get(slot)
+        if made is None:
+            made = self._made[slot] = cast("Made", _CLIENTS.shared(self.settings, self._kind, slot))
+        return made
 
-    def checked(self) -> HttpLink[Client]:
+    def private_client(self) -> Made:
+        """A client that keeps its connections, for the caller to close."""
+        return cast("Made", _CLIENTS.make(self.settings, self._kind, keeps=True))
+
+    def checked(self) -> HttpLink[Made]:
         """Itself.
 
         Raises:
             ConfigurationError: The client is closed.
         """
-        if self.client.is_closed:
+        if self._is_closed or (self._given is not None and self._given.is_closed):
             raise client_closed()
         return self
 
@@ -110,54 +142,165 @@ class HttpLink(Generic[Client]):
         """The deadline of an exchange that begins now: `timeout` seconds, or what is configured."""
         return Deadline.after(self.settings.timeout if timeout is None else timeout, clock)
 
-    def let_go(self) -> Client | None:
-        """The client to close, if it is ours and not let go yet; it is used no more."""
-        detect_fork()
-        if not self.is_own or self._is_closed:
-            return None
-        self._is_closed = True
-        return self._client
+    def close(self) -> None:
+        """Refuse further requests. A client made here is left to others that share it."""
+        self._is_closed = self.is_own
+
+
+class HttpExchange(Generic[Made]):
+    """The HTTP client of one exchange.
+
+    The request that another may follow to the same origin (discovery) opens a connection for both,
+    in a client of this exchange alone. A caller's own client keeps connections as it likes.
+
+    Args:
+        link: How servers are reached.
+
+    Attributes:
+        private: That client, for the exchange's end to close.
+
+    Raises:
+        ConfigurationError: The link is closed.
+    """
+
+    __slots__ = ("_link", "private")
+
+    def __init__(self, link: HttpLink[Made]) -> None:
+        self._link: HttpLink[Made] = link.checked()
+        self.private: Made | None = None
+
+    def client_for(self, request: HttpRequest) -> Made:
+        """The client to send a request with.
+
+        Raises:
+            ConfigurationError: The link is closed, or a setting cannot be used.
+        """
+        link = self._link.checked()
+        if self.private is None and request.is_followed and link.is_own:
+            self.private = link.private_client()
+        return link.client if self.private is None else self.private
+
+
+class _Clients:
+    """The clients made here that are in use, and the TLS contexts.
+
+    A forked child makes its clients anew: another thread may have held a lock of the parent's at
+    that moment. What certificates and secrets said is not read again.
+
+    Attributes:
+        generation: Grows with each fork: clients of a generation before are not to be used.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._clients: WeakValueDictionary[tuple[object, ...], object] = WeakValueDictionary()
+        self._contexts: WeakValueDictionary[tuple[object, ...], ssl.SSLContext]
+        self._contexts = WeakValueDictionary()
+        self._inherited: list[object] = []  # a child does not tidy up its parent's sockets
+        reset_after_fork(self._reset)
+
+    def shared(self, settings: HttpSettings, kind: Kind, slot: int) -> object:
+        """The client for these settings; no connection is kept after an exchange.
+
+        A token is asked for every few minutes. By then a firewall has often dropped the idle
+        connection without a word.
+        """
+        key = (kind, slot, settings, _environment(), _stamps(settings))
+        made = self._clients.get(key)
+        if made is None:
+            made = self._clients.setdefault(key, self.make(settings, kind, keeps=False))
+        return made
+
+    def make(self, settings: HttpSettings, kind: Kind, *, keeps: bool) -> object:
+        """A client of its own."""
+        library = own_library()
+        secrets = SecretResolver()
+        agent = settings.user_agent or f"keystay/{metadata.version('keystay')}"
+        with hold_off_forks(Deadline.after(settings.timeout)):  # for OpenSSL's own locks
+            context = self._context(settings, secrets)
+            proxy = None if settings.proxy is None else self._proxy(settings, secrets)
+            with _proxies_usable():
+                made: object = getattr(library, kind)(
+                    verify=context,
+                    timeout=settings.timeout,
+                    limits=library.Limits(
+                        max_keepalive_connections=None if keeps else 0, keepalive_expiry=None
+                    ),
+                    headers={"User-Agent": agent},
+                    # Plain HTTP is for loopback only: through a proxy it would leave this machine.
+                    mounts={"http://": None},
+                    proxy=proxy,
+                )
+        return made
+
+    def _context(self, settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
+        key = (settings.trust, settings.ca_bundle, settings.client_cert, settings.client_key,
+               settings.client_key_passphrase, _environment(), _stamps(settings))  # fmt: skip
+        made = self._contexts.get(key)
+        if made is None:
+            made = _trust(settings)
+            if settings.client_cert is not None:
+                _identify(made, settings, secrets)
+            made = self._contexts.setdefault(key, made)
+        return made
+
+    def _proxy(self, settings: HttpSettings, secrets: SecretResolver) -> object:
+        url = settings.proxy or ""
+        credentials = secrets.resolve(settings.proxy_credentials, "the proxy's user:password")
+        auth = None
+        if credentials is not None:
+            user, colon, password = credentials.reveal().partition(":")
+            if not colon:
+                raise ConfigurationError(
+                    "What proxy_credentials refers to is not user:password.",
+                    hint="Write both, with a colon between them, where "
+                    f"{settings.proxy_credentials} points to.",
+                    code="proxy-credentials-invalid",
+                )
+            auth = (user, password)
+        # The proxy's own certificate, where it has one, is trusted as the servers' are.
+        tls = _trust(settings) if url.lower().startswith("https:") else None
+        return own_library().Proxy(url, ssl_context=tls, auth=auth)
 
     def _reset(self) -> None:
-        self._inherited, self._client = self._client, None
+        self._inherited.extend(self._clients.values())
+        self._clients = WeakValueDictionary()
+        self.generation += 1
 
 
-class _Options(TypedDict, total=False):
-    verify: Required[ssl.SSLContext]
-    timeout: Required[float]
-    limits: Required[httpx.Limits]
-    headers: Required[dict[str, str]]
-    mounts: Required[dict[str, None]]
-    proxy: httpx.Proxy
+_CLIENTS = _Clients()
 
 
-def _options(settings: HttpSettings) -> _Options:
-    for _, fault in http_faults(settings):
-        raise fault
-    secrets = SecretResolver()
-    agent = settings.user_agent or f"keystay/{metadata.version('keystay')}"
-    options: _Options = {
-        "verify": _tls(settings, secrets),
-        "timeout": settings.timeout,
-        "limits": _LIMITS,
-        "headers": {"User-Agent": agent},
-        # Plain HTTP is for loopback only: through a proxy it would leave this machine.
-        "mounts": {"http://": None},
-    }
-    if settings.proxy is not None:
-        options["proxy"] = _proxy(settings, secrets)
-    return options
+def _environment() -> tuple[str | None, ...]:
+    return tuple(map(os.environ.get, _VARIABLES))
+
+
+def _stamps(settings: HttpSettings) -> tuple[object, ...]:
+    """What tells that a file the settings name is another now."""
+    stamps: list[object] = []
+    for name in (
+        settings.ca_bundle, settings.client_cert, settings.client_key,
+        settings.client_key_passphrase, settings.proxy_credentials,
+    ):  # fmt: skip
+        try:
+            found = Path((name or "").removeprefix("file:")).stat()
+            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        except (OSError, ValueError):
+            stamps.append(None)
+    return tuple(stamps)
 
 
 def _trust(settings: HttpSettings) -> ssl.SSLContext:
+    """A context that trusts what the settings say, the same whichever library sends."""
+    bundle = settings.ca_bundle
     try:
-        context = (
-            httpx.create_ssl_context()
-            if settings.ca_bundle is None
-            else ssl.create_default_context(cafile=settings.ca_bundle)
-        )
+        if bundle is None and settings.trust == "system":
+            context = _system_context()
+        else:
+            file, folder = (bundle, None) if bundle is not None else _default_bundle()
+            context = ssl.create_default_context(cafile=file, capath=folder)
     except (OSError, ssl.SSLError) as error:
-        bundle = settings.ca_bundle or "that SSL_CERT_FILE or SSL_CERT_DIR names"
+        bundle = bundle or "that SSL_CERT_FILE or SSL_CERT_DIR names"
         raise ConfigurationError(
             f"The CA bundle {bundle} cannot be used: {_reason(error)}.",
             hint="Name a PEM file with your organisation's CA certificates.",
@@ -167,46 +310,50 @@ def _trust(settings: HttpSettings) -> ssl.SSLContext:
     return context
 
 
-def _tls(settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
-    context = _trust(settings)
-    if settings.client_cert is not None:
-        passphrase = secrets.resolve(
-            settings.client_key_passphrase, "the passphrase of the client certificate's key"
-        )
-        try:
-            context.load_cert_chain(
-                settings.client_cert,
-                settings.client_key,
-                # Never let OpenSSL ask on the terminal.
-                passphrase.reveal() if passphrase else "",
-            )
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"The client certificate {settings.client_cert} cannot be used: {_reason(error)}.",
-                hint="Check client_cert, client_key and client_key_passphrase; the key must belong "
-                "to the certificate.",
-                code="client-cert-invalid",
-            ) from error
+def _system_context() -> ssl.SSLContext:
+    """A context that trusts what the operating system trusts.
+
+    On Linux that is what OpenSSL loads by default: truststore's context loads the same again for
+    each connection, and OpenSSL before 3.4 keeps every copy (truststore#212).
+    """
+    paths = ssl.get_default_verify_paths()
+    if sys.platform == "linux" and (paths.cafile or paths.capath):
+        return ssl.create_default_context()
+    import truststore
+
+    context: ssl.SSLContext = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     return context
 
 
-def _proxy(settings: HttpSettings, secrets: SecretResolver) -> httpx.Proxy:
-    url = settings.proxy or ""
-    credentials = secrets.resolve(settings.proxy_credentials, "the proxy's user:password")
-    auth = None
-    if credentials is not None:
-        user, colon, password = credentials.reveal().partition(":")
-        if not colon:
-            raise ConfigurationError(
-                "What proxy_credentials refers to is not user:password.",
-                hint=f"Write both, with a colon between them, where {settings.proxy_credentials} "
-                "points to.",
-                code="proxy-credentials-invalid",
-            )
-        auth = (user, password)
-    # The proxy's own certificate, where it has one, is trusted as the servers' are.
-    tls = _trust(settings) if url.lower().startswith("https:") else None
-    return httpx.Proxy(url, ssl_context=tls, auth=auth)
+def _default_bundle() -> tuple[str | None, str | None]:
+    """The file or folder of CAs that OpenSSL's variables name, else certifi's."""
+    file, folder = os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR")
+    if file or folder:
+        return (file, None) if file else (None, folder)
+    import certifi
+
+    return certifi.where(), None
+
+
+def _identify(context: ssl.SSLContext, settings: HttpSettings, secrets: SecretResolver) -> None:
+    """Load the client certificate."""
+    passphrase = secrets.resolve(
+        settings.client_key_passphrase, "the passphrase of the client certificate's key"
+    )
+    try:
+        context.load_cert_chain(
+            settings.client_cert or "",
+            settings.client_key,
+            # Never let OpenSSL ask on the terminal.
+            passphrase.reveal() if passphrase else "",
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The client certificate {settings.client_cert} cannot be used: {_reason(error)}.",
+            hint="Check client_cert, client_key and client_key_passphrase; the key must belong "
+            "to the certificate.",
+            code="client-cert-invalid",
+        ) from error
 
 
 @contextmanager
@@ -214,7 +361,9 @@ def _proxies_usable() -> Iterator[None]:
     """What httpx says of a proxy that the environment names, without quoting it."""
     try:
         yield
-    except (ValueError, ImportError, httpx.InvalidURL):
+    except Exception as error:
+        if not isinstance(error, (ValueError, ImportError, *error_classes("InvalidURL"))):
+            raise
         raise ConfigurationError(
             "The proxy that the environment names cannot be used.",
             cause="HTTPS_PROXY, HTTP_PROXY or ALL_PROXY is not an http:// or https:// URL; SOCKS "

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
-import httpx
-
 from keystay.errors import ConfigurationError, NetworkError, NetworkTimeoutError
+from keystay.http.library import error_classes
 
 if TYPE_CHECKING:
     from keystay.concurrency.clock import Deadline
     from keystay.http.messages import HttpRequest
 
 __all__ = [
-    "FAILURES",
     "client_closed",
+    "failures",
     "hanging",
     "raise_network_error",
     "root",
@@ -32,16 +31,14 @@ _EXPIRED = (9, 10)
 _OTHER_HOST = (62, 64)
 
 
-FAILURES: Final = (
-    httpx.HTTPError,
-    httpx.InvalidURL,
-    httpx.StreamError,
-    OSError,
-    RuntimeError,
-    UnicodeError,
-)
-"""What sending a request may raise. A `RuntimeError` is all that httpx says of a client that is
-closed, also by another thread on the way to the socket."""
+def failures() -> tuple[type[Exception], ...]:
+    """What sending a request may raise.
+
+    A `RuntimeError` is all that httpx says of a client that is closed, also by another thread on
+    the way to the socket.
+    """
+    of_libraries = error_classes("HTTPError", "InvalidURL", "StreamError")
+    return (*of_libraries, OSError, RuntimeError, UnicodeError)
 
 
 def raise_network_error(
@@ -51,18 +48,18 @@ def raise_network_error(
 
     Args:
         request: What was sent.
-        error: One of `FAILURES`.
+        error: One of `failures()`.
         deadline: By which it had to be over.
         closed: Whether the client is closed now.
 
     Raises:
         KeystayError: Chained to `error`.
     """
-    if isinstance(error, RuntimeError) and not isinstance(error, httpx.StreamError):
+    if isinstance(error, RuntimeError) and not isinstance(error, error_classes("StreamError")):
         if closed:
             raise client_closed() from error
         raise error
-    if isinstance(error, httpx.TimeoutException | TimeoutError) or deadline.expired:
+    if isinstance(error, (*error_classes("TimeoutException"), TimeoutError)) or deadline.expired:
         raise _late(request, deadline) from error
     raise _failed(request, error) from error
 
@@ -71,7 +68,7 @@ def client_closed() -> ConfigurationError:
     """The error for an HTTP client that is used after it was closed."""
     return ConfigurationError(
         "The HTTP client is closed.",
-        cause="The token client, or the httpx client it was given, was used after close().",
+        cause="The token client, or the HTTP client it was given, was used after close().",
         hint="Make a new one, or close it later.",
         code="client-closed",
     )
@@ -145,7 +142,7 @@ def _failed(request: HttpRequest, error: Exception) -> NetworkError:
             hint="Check host and port (the proxy's, if there is one), and that the server runs.",
             code="network-refused",
         )
-    if isinstance(error, httpx.ProxyError):
+    if isinstance(error, error_classes("ProxyError")):
         return NetworkError(
             f"{what}: the proxy did not let it through.",
             hint="Check [http] proxy and proxy_credentials.",

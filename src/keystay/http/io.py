@@ -11,17 +11,18 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
-import httpx
-
 from keystay.concurrency.clock import SYSTEM_CLOCK, Deadline
 from keystay.concurrency.threads import WorkerThreads
-from keystay.http.clients import HttpLink
+from keystay.http.clients import HttpExchange, HttpLink, async_link, sync_link
 from keystay.http.send import send, send_async, send_from_loop
 
 if TYPE_CHECKING:
+    import httpx
+
     from keystay.assertion import ClientAssertion
     from keystay.concurrency.clock import Clock
     from keystay.concurrency.threads import SharedEvent
+    from keystay.http.library import AsyncClient, Client
     from keystay.http.messages import HttpRequest, HttpResponse
     from keystay.http.settings import HttpSettings
 
@@ -30,6 +31,7 @@ __all__ = [
     "LoopIO",
     "LoopIOWithThreads",
     "ThreadIO",
+    "run_async",
     "run_once",
     "run_once_async",
     "run_sync",
@@ -101,32 +103,50 @@ class IO(Protocol):
 
 
 def run_sync(
-    function: Callable[P, Coroutine[object, None, T]], *args: P.args, **kwargs: P.kwargs
+    io: ThreadIO,
+    function: Callable[Concatenate[ThreadIO, P], Coroutine[object, None, T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
 ) -> T:
-    """What a coroutine function returns whose I/O is a `ThreadIO`'s.
+    """What a flow returns whose I/O is a `ThreadIO`, which is closed then.
 
     It runs in a copy of the caller's context: what it sets there does not leak.
 
     Raises:
         RuntimeError: It would suspend, which is a defect.
     """
-    coroutine = function(*args, **kwargs)
+    coroutine = function(io, *args, **kwargs)
     try:
         contextvars.copy_context().run(coroutine.send, None)
     except StopIteration as finished:
         return finished.value  # type: ignore[no-any-return]
+    finally:
+        io.close()
     coroutine.close()
     raise RuntimeError("the synchronous I/O suspended")
 
 
+async def run_async(
+    io: LoopIOWithThreads,
+    function: Callable[Concatenate[LoopIOWithThreads, P], Coroutine[object, object, T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """What a flow returns whose I/O is an event loop's, which is closed then."""
+    try:
+        return await function(io, *args, **kwargs)
+    finally:
+        await io.aclose()
+
+
 def run_once(
-    http: HttpSettings | httpx.Client | None,
+    http: HttpSettings | Client | None,
     timeout: float | None,
     function: Callable[Concatenate[IO, P], Coroutine[object, None, T]],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
-    """What one flow returns, with an HTTP client for it alone.
+    """What a single flow returns.
 
     Args:
         http: How to reach servers, or the caller's own client.
@@ -135,28 +155,20 @@ def run_once(
         *args: Its arguments.
         **kwargs: Its arguments.
     """
-    link = HttpLink(http, httpx.Client)
-    try:
-        return run_sync(function, ThreadIO(link, link.deadline(timeout)), *args, **kwargs)
-    finally:
-        if (client := link.let_go()) is not None:
-            client.close()
+    link = sync_link(http)
+    return run_sync(ThreadIO(link, link.deadline(timeout)), function, *args, **kwargs)
 
 
 async def run_once_async(
-    http: HttpSettings | httpx.AsyncClient | None,
+    http: HttpSettings | AsyncClient | None,
     timeout: float | None,
     function: Callable[Concatenate[IO, P], Coroutine[object, object, T]],
     *args: P.args,
     **kwargs: P.kwargs,
 ) -> T:
     """As `run_once`, for asyncio and trio."""
-    link = HttpLink(http, httpx.AsyncClient)
-    try:
-        return await function(LoopIO(link, link.deadline(timeout)), *args, **kwargs)
-    finally:
-        if (client := link.let_go()) is not None:
-            await client.aclose()
+    link = async_link(http)
+    return await run_async(LoopIO(link, link.deadline(timeout)), function, *args, **kwargs)
 
 
 class ThreadIO:
@@ -176,11 +188,11 @@ class ThreadIO:
     def __init__(
         self, http: HttpLink[httpx.Client], deadline: Deadline, clock: Clock = SYSTEM_CLOCK
     ) -> None:
-        self._http, self.deadline, self._clock = http.checked(), deadline, clock
+        self._http, self.deadline, self._clock = HttpExchange(http), deadline, clock
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """See `IO`."""
-        return send(self._http.client, request, self.deadline)
+        return send(self._http.client_for(request), request, self.deadline)
 
     async def sign(self, assertion: ClientAssertion, audience: str) -> tuple[str, str | None]:
         """See `IO`."""
@@ -206,6 +218,11 @@ class ThreadIO:
         """See `IO`."""
         return event.wait(seconds)
 
+    def close(self) -> None:
+        """Close the connection that the exchange has kept."""
+        if self._http.private is not None:
+            self._http.private.close()
+
 
 class LoopIOWithThreads:
     """For tasks of asyncio or trio, with a synchronous HTTP client, used in worker threads.
@@ -223,11 +240,11 @@ class LoopIOWithThreads:
     blocks = False
 
     def __init__(self, http: HttpLink[httpx.Client], deadline: Deadline) -> None:
-        self._http, self.deadline = http.checked(), deadline
+        self._http, self.deadline = HttpExchange(http), deadline
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """See `IO`."""
-        return await send_from_loop(self._http.client, request, self.deadline)
+        return await send_from_loop(self._http.client_for(request), request, self.deadline)
 
     async def sign(self, assertion: ClientAssertion, audience: str) -> tuple[str, str | None]:
         """See `IO`."""
@@ -254,6 +271,11 @@ class LoopIOWithThreads:
         """See `IO`."""
         return await event.wait_async(seconds)
 
+    async def aclose(self) -> None:
+        """Close the connection that the exchange has kept."""
+        if self._http.private is not None:
+            self._http.private.close()
+
 
 class LoopIO(LoopIOWithThreads):
     """For tasks of asyncio or trio.
@@ -267,8 +289,16 @@ class LoopIO(LoopIOWithThreads):
     """
 
     def __init__(self, http: HttpLink[httpx.AsyncClient], deadline: Deadline) -> None:
-        self._asynchronous, self.deadline = http.checked(), deadline
+        self._asynchronous, self.deadline = HttpExchange(http), deadline
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """See `IO`."""
-        return await send_async(self._asynchronous.client, request, self.deadline)
+        return await send_async(self._asynchronous.client_for(request), request, self.deadline)
+
+    async def aclose(self) -> None:
+        """See `LoopIOWithThreads`."""
+        if (private := self._asynchronous.private) is not None:
+            import anyio
+
+            with anyio.CancelScope(shield=True):
+                await private.aclose()

@@ -27,6 +27,8 @@ class HttpRequest:
         headers: As sent; not shown in repr, they may hold a token.
         body: As sent; not shown in repr, it may hold an assertion.
         max_bytes: Longest response body accepted.
+        is_followed: Whether another request of this exchange may go to the same origin, and so
+            over the same connection.
     """
 
     method: str
@@ -35,6 +37,7 @@ class HttpRequest:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     max_bytes: int = 256 * 1024
+    is_followed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Sends one request with httpx: one deadline, bounded size, no redirect.
+"""Sends one request with httpx or httpx2: one deadline, bounded size, no redirect.
 
-httpx's own timeouts bound each read, so a server that drips a byte at a time is never late; name
+Their own timeouts bound each read, so a server that drips a byte at a time is never late; name
 resolution, and trying one address after another, know no deadline at all. Under asyncio and trio
 a cancel scope ends the exchange; otherwise it runs in a thread that is waited for no longer.
 """
@@ -11,23 +11,25 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, TypedDict, cast
-
-import httpx
 
 from keystay.concurrency.threads import WorkerThreads
 from keystay.http.errors import (
-    FAILURES,
     client_closed,
+    failures,
     hanging,
     raise_network_error,
     too_long,
     unread,
 )
+from keystay.http.library import error_classes, library_of, own_library
 from keystay.http.messages import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
+    import httpx
+
     from keystay.concurrency.clock import Deadline
 
 __all__ = ["HTTP_THREADS", "send", "send_async", "send_from_loop"]
@@ -70,7 +72,7 @@ def send(client: httpx.Client, request: HttpRequest, deadline: Deadline) -> Http
         if deadline.expired:
             raise TimeoutError
         return HTTP_THREADS.call_with_deadline(exchange, deadline, on_abandon=connection.cut)
-    except FAILURES as error:
+    except failures() as error:
         raise_network_error(request, error, deadline, closed=client.is_closed)
 
 
@@ -88,7 +90,7 @@ async def send_from_loop(
         return await HTTP_THREADS.call_with_deadline_async(
             exchange, deadline, on_abandon=connection.cut
         )
-    except FAILURES as error:
+    except failures() as error:
         raise_network_error(request, error, deadline, closed=client.is_closed)
 
 
@@ -111,7 +113,7 @@ async def send_async(
             try:
                 message = _message(client, request, deadline)
                 message.extensions["trace"] = trace
-                message.stream = _Body(request.body or b"")
+                message.stream = _body_class(_library(client))(request.body or b"")
                 response = await client.send(
                     message, auth=None, stream=True, follow_redirects=False
                 )
@@ -128,7 +130,7 @@ async def send_async(
                         await stream.aclose()
                 raise
             return _answer(response, body)
-    except FAILURES as error:
+    except failures() as error:
         raise_network_error(request, error, deadline, closed=client.is_closed)
 
 
@@ -180,24 +182,35 @@ def _message(
     headers = {
         "User-Agent": client.headers.get("User-Agent", "keystay"),
         "Accept-Encoding": "identity",
-        "Connection": "close",
+        **({} if request.is_followed else {"Connection": "close"}),
         **request.headers,
     }
     left = max(deadline.remaining, 0.001)
-    return httpx.Request(
+    made: httpx.Request = _library(client).Request(
         request.method,
         request.url,
         headers=headers,
         content=request.body,
         extensions={"timeout": _Timeouts(connect=left, read=left, write=left, pool=left)},
     )
+    return made
 
 
-class _Body(httpx.ByteStream):
-    """Not httpx's asynchronous generator: a connection that breaks strands it, trio reports it."""
+def _library(client: object) -> ModuleType:
+    return library_of(client) or own_library()
 
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _Chunks(iter(self))
+
+@cache
+def _body_class(library: ModuleType) -> type[httpx.ByteStream]:
+    stream: type[httpx.ByteStream] = library.ByteStream
+
+    class Body(stream):  # type: ignore[misc, valid-type]
+        """Iterates without a generator: a connection that breaks strands one (trio reports it)."""
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return _Chunks(iter(self))
+
+    return Body
 
 
 class _Chunks:
@@ -274,7 +287,7 @@ async def _read_async(response: httpx.Response, request: HttpRequest) -> bytearr
                 # The next read fails and ends httpx's nested generators. Leaving the loop would
                 # strand them, which trio reports.
                 await response.extensions["network_stream"].aclose()
-    except httpx.HTTPError:
+    except error_classes("HTTPError"):
         if len(body) <= request.max_bytes:
             raise
     _refuse_longer(body, request)

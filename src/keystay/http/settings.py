@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -19,7 +20,9 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """`[http]`: how to reach servers, as regulated networks need it.
 
     Attributes:
-        ca_bundle: PEM file of the only CAs to trust; default those of `certifi`.
+        trust: Which CAs to trust: `bundled`, those of `certifi`, or `system`, the operating
+            system's.
+        ca_bundle: PEM file of the only CAs to trust, instead of either.
         proxy: Proxy URL, without credentials; default what HTTPS_PROXY and NO_PROXY say.
         proxy_credentials: Secret reference to `user:password`.
         timeout: Seconds for a whole exchange: discovery, signature, token request.
@@ -30,6 +33,7 @@ class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         client_key_passphrase: Secret reference.
     """
 
+    trust: Literal["bundled", "system"] = "bundled"
     ca_bundle: str | None = None
     proxy: str | None = None
     proxy_credentials: str | None = None

@@ -67,7 +67,8 @@ async def fetch_configuration(
     """
     base = require_base(fhir_base_url, allow_insecure_loopback=allow_insecure_loopback)
     url = base + _PATH
-    request = HttpRequest("GET", url, "discovery", {"Accept": "application/json"})
+    accept = {"Accept": "application/json"}
+    request = HttpRequest("GET", url, "discovery", accept, is_followed=True)
     response = await io.send(request)
     if heard is not None:
         heard(response)

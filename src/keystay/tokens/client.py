@@ -5,22 +5,33 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
-import httpx
-
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
 from keystay.config import Config, load_config
 from keystay.errors import ConfigurationError
-from keystay.http.clients import HttpLink
-from keystay.http.io import LoopIO, LoopIOWithThreads, ThreadIO, run_once, run_sync
+from keystay.http.clients import HttpLink, async_link, sync_link
+from keystay.http.io import (
+    LoopIO,
+    LoopIOWithThreads,
+    ThreadIO,
+    run_async,
+    run_once,
+    run_sync,
+)
 from keystay.http.settings import HttpSettings
 from keystay.smart.discovery import SmartConfiguration, fetch_configuration
 from keystay.tokens.core import ClientCore
 from keystay.tokens.settings import ClientSettings, configured
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import httpx
+    import requests.auth
+
+    from keystay.http.library import AsyncClient, Client
     from keystay.signer import Signer
     from keystay.token_stores.access_token import AccessToken
-    from keystay.tokens.auth import BearerAuth
+    from keystay.tokens.auth import Bearer, BearerAuth
 
 __all__ = ["AsyncTokenClient", "TokenClient", "discover"]
 
@@ -29,7 +40,7 @@ def discover(
     fhir_base_url: str,
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.Client | None = None,
+    http: HttpSettings | Client | None = None,
     timeout: float | None = None,
 ) -> SmartConfiguration:
     """Read a FHIR server's SMART configuration.
@@ -88,6 +99,27 @@ class _Client:
         """
         self._core.invalidate(token)
 
+    def _bearer(
+        self,
+        token: Callable[[], AccessToken] | None,
+        token_async: Callable[[], Awaitable[AccessToken]],
+    ) -> Bearer:
+        from keystay.tokens.auth import Bearer
+
+        return Bearer(
+            self._core.origins,
+            token=token,
+            token_async=token_async,
+            reject=self.invalidate,
+            cached=self._cache.fresh,
+        )
+
+    def __call__(self, request: object) -> NoReturn:
+        """Called where the client itself is given as `auth=`: says what is to be given instead."""
+        from keystay.tokens.auth import refuse_call
+
+        refuse_call(request)
+
     def __repr__(self) -> str:
         return (
             f"<{type(self).__name__} {self.fhir_base_url} client_id={self.client_id!r} "
@@ -139,14 +171,14 @@ class TokenClient(_Client):
     def __init__(
         self,
         *,
-        http: HttpSettings | httpx.Client | None = None,
+        http: HttpSettings | Client | None = None,
         timeout: float | None = None,
         clock: Clock = SYSTEM_CLOCK,
         **settings: Unpack[ClientSettings],
     ) -> None:
         core = ClientCore(settings, clock)
         super().__init__(core, timeout, clock, own_signer=core.own_signer)
-        self._http = HttpLink(http, httpx.Client)
+        self._http = sync_link(http)
 
     @classmethod
     def from_config(cls, name: str | None = None, *, config: Config | None = None) -> TokenClient:
@@ -172,7 +204,7 @@ class TokenClient(_Client):
         """
         if (kept := self._cache.fresh()) is not None:
             return kept
-        return run_sync(self._cache.get, self._io())
+        return run_sync(self._io(), self._cache.get)
 
     def request_token(
         self, *, scope: str | None = None, signer: Signer | None = None
@@ -186,7 +218,7 @@ class TokenClient(_Client):
         Raises:
             KeystayError: No token could be had; see `keystay.errors`.
         """
-        return run_sync(self._core.retry.token, self._io(), scope=scope, signer=signer)
+        return run_sync(self._io(), self._core.retry.token, scope=scope, signer=signer)
 
     def authorization(self) -> str:
         """The value of an Authorization header with a valid token: `Bearer …`."""
@@ -196,18 +228,25 @@ class TokenClient(_Client):
         return self.token().authorization
 
     def auth(self) -> BearerAuth:
-        """An `httpx.Auth` for `httpx.Client` and `httpx.AsyncClient`."""
-        from keystay.tokens.auth import BearerAuth
+        """An `auth=` for `Client` and `AsyncClient` of httpx and httpx2.
 
-        return BearerAuth(
-            self._core.origins,
-            token=self.token,
-            token_async=self._token_async,
-            reject=self.invalidate,
-            cached=self._cache.fresh,
-        )
+        For those of the two that are imported when it is called.
+        """
+        from keystay.tokens.auth import bearer_auth
 
-    def as_async(self, *, http: HttpSettings | httpx.AsyncClient | None = None) -> AsyncTokenClient:
+        return bearer_auth(self._bearer(self.token, self._token_async))
+
+    def requests_auth(self) -> requests.auth.AuthBase:
+        """An `auth=` for `requests`.
+
+        Raises:
+            ConfigurationError: The package requests is not installed.
+        """
+        from keystay.tokens.auth import requests_auth
+
+        return requests_auth(self._bearer(self.token, self._token_async))
+
+    def as_async(self, *, http: HttpSettings | AsyncClient | None = None) -> AsyncTokenClient:
         """This client for asyncio and trio: one token and one renewal, shared by both.
 
         Args:
@@ -232,19 +271,18 @@ class TokenClient(_Client):
 
     def smart_configuration(self) -> SmartConfiguration:
         """The server's SMART configuration, asked for when none is kept."""
-        return run_sync(self._core.configuration, self._io())
+        return run_sync(self._io(), self._core.configuration)
 
     def close(self) -> None:
         """Close what the client opened itself; idempotent."""
-        if (http := self._http.let_go()) is not None:
-            http.close()
+        self._http.close()
         if self._own_signer:
             self._core.given_signer.close()
 
     async def _token_async(self) -> AccessToken:
         """As `token`, for a task; the request runs in a worker thread."""
         deadline = self._http.deadline(self._timeout, self._clock)
-        return await self._cache.get(LoopIOWithThreads(self._http, deadline))
+        return await run_async(LoopIOWithThreads(self._http, deadline), self._cache.get)
 
     def _io(self) -> ThreadIO:
         deadline = self._http.deadline(self._timeout, self._clock)
@@ -282,7 +320,7 @@ class AsyncTokenClient(_Client):
     def __init__(
         self,
         *,
-        http: HttpSettings | httpx.AsyncClient | None = None,
+        http: HttpSettings | AsyncClient | None = None,
         timeout: float | None = None,
         clock: Clock = SYSTEM_CLOCK,
         **settings: Unpack[ClientSettings],
@@ -294,7 +332,7 @@ class AsyncTokenClient(_Client):
     def _of(
         cls,
         core: ClientCore,
-        http: HttpSettings | httpx.AsyncClient,
+        http: HttpSettings | AsyncClient,
         timeout: float | None,
         clock: Clock,
         *,
@@ -307,14 +345,14 @@ class AsyncTokenClient(_Client):
     def _start(
         self,
         core: ClientCore,
-        http: HttpSettings | httpx.AsyncClient | None,
+        http: HttpSettings | AsyncClient | None,
         timeout: float | None,
         clock: Clock,
         *,
         own_signer: bool,
     ) -> None:
         super().__init__(core, timeout, clock, own_signer=own_signer)
-        self._http = HttpLink(http, httpx.AsyncClient)
+        self._http = async_link(http)
 
     @classmethod
     def from_config(
@@ -329,13 +367,13 @@ class AsyncTokenClient(_Client):
         """As `TokenClient.token`."""
         if (kept := self._cache.fresh()) is not None:
             return kept
-        return await self._cache.get(self._io())
+        return await run_async(self._io(), self._cache.get)
 
     async def request_token(
         self, *, scope: str | None = None, signer: Signer | None = None
     ) -> AccessToken:
         """As `TokenClient.request_token`."""
-        return await self._core.retry.token(self._io(), scope=scope, signer=signer)
+        return await run_async(self._io(), self._core.retry.token, scope=scope, signer=signer)
 
     async def authorization(self) -> str:
         """As `TokenClient.authorization`."""
@@ -345,28 +383,21 @@ class AsyncTokenClient(_Client):
         return (await self.token()).authorization
 
     def auth(self) -> BearerAuth:
-        """An `httpx.Auth` for `httpx.AsyncClient`."""
-        from keystay.tokens.auth import BearerAuth
+        """An `auth=` for `AsyncClient` of httpx and httpx2; see `TokenClient.auth`."""
+        from keystay.tokens.auth import bearer_auth
 
-        return BearerAuth(
-            self._core.origins,
-            token=None,
-            token_async=self.token,
-            reject=self.invalidate,
-            cached=self._cache.fresh,
-        )
+        return bearer_auth(self._bearer(None, self.token))
 
     async def smart_configuration(self) -> SmartConfiguration:
         """As `TokenClient.smart_configuration`."""
-        return await self._core.configuration(self._io())
+        return await run_async(self._io(), self._core.configuration)
 
     def _io(self) -> LoopIO:
         return LoopIO(self._http, self._http.deadline(self._timeout, self._clock))
 
     async def aclose(self) -> None:
         """Close what the client opened itself; idempotent."""
-        if (http := self._http.let_go()) is not None:
-            await http.aclose()
+        self._http.close()
         if self._own_signer:
             self._core.given_signer.close()
 

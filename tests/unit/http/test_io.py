@@ -10,37 +10,33 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
-import httpx
 import pytest
 
 from keystay.concurrency.clock import Deadline
 from keystay.concurrency.threads import SharedEvent
 from keystay.errors import BackendTimeoutError, ConfigurationError
-from keystay.http.clients import HttpLink
+from keystay.http.clients import HttpLink, async_link, sync_link
 from keystay.http.io import IO, LoopIO, LoopIOWithThreads, ThreadIO, run_sync
 from tests.support.stepping import ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import httpx
 
 COLOUR = contextvars.ContextVar("colour", default="none")
 
 
 @pytest.fixture
-def link() -> Iterator[HttpLink[httpx.Client]]:
+def link() -> HttpLink[httpx.Client]:
     """An HTTP client of ours."""
-    made = HttpLink(None, httpx.Client)
-    yield made
-    if (client := made.let_go()) is not None:
-        client.close()
+    return sync_link(None)
 
 
 @pytest.fixture(params=[LoopIO, LoopIOWithThreads])
 async def loop_io(request: pytest.FixtureRequest) -> IO:
     """Both kinds of I/O on an event loop."""
     if request.param is LoopIO:
-        return LoopIO(HttpLink(None, httpx.AsyncClient), Deadline.after(30))
-    return LoopIOWithThreads(HttpLink(None, httpx.Client), Deadline.after(30))
+        return LoopIO(async_link(None), Deadline.after(30))
+    return LoopIOWithThreads(sync_link(None), Deadline.after(30))
 
 
 async def flow(io: IO, function: Callable[[], str]) -> str:
@@ -58,7 +54,7 @@ def test_in_a_thread(link: HttpLink[httpx.Client]) -> None:
     clock = ManualClock()
     io = ThreadIO(link, clock.deadline(), clock.clock)
     COLOUR.set("the caller's")
-    assert "the flow's" == run_sync(flow, io, COLOUR.get)
+    assert "the flow's" == run_sync(io, flow, COLOUR.get)
     assert "the caller's" == COLOUR.get()
     assert [0.001] == clock.slept
 
@@ -70,7 +66,7 @@ async def test_on_a_loop(loop_io: IO) -> None:
     assert "the flow's" == await flow(loop_io, COLOUR.get)
 
 
-def test_suspending_is_a_defect() -> None:
+def test_suspending_is_a_defect(link: HttpLink[httpx.Client]) -> None:
     """A coroutine that suspends where there is no loop is closed, and told."""
     ended = []
 
@@ -78,26 +74,24 @@ def test_suspending_is_a_defect() -> None:
         def __await__(self) -> Generator[None, None, None]:
             yield
 
-    async def bare() -> None:
+    async def bare(io: IO) -> None:
         try:
             await Suspends()
         finally:
             ended.append(True)
 
     with pytest.raises(RuntimeError, match="the synchronous I/O suspended"):
-        run_sync(bare)
+        run_sync(ThreadIO(link, Deadline.after(1)), bare)
     assert [True] == ended
 
 
 def test_no_coroutine_is_left_unawaited(link: HttpLink[httpx.Client]) -> None:
     """An HTTP client that is closed is told before there is one."""
-    client = link.let_go()
-    assert client is not None
-    client.close()
+    link.close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(ConfigurationError, match="The HTTP client is closed"):
-            run_sync(flow, ThreadIO(link, Deadline.after(1)), COLOUR.get)
+            run_sync(ThreadIO(link, Deadline.after(1)), flow, COLOUR.get)
 
 
 def test_function_that_hangs(link: HttpLink[httpx.Client]) -> None:
@@ -113,7 +107,7 @@ def test_function_that_hangs(link: HttpLink[httpx.Client]) -> None:
         return await io.run(lambda: release.wait(30), 0.01, late=hand_on)
 
     with pytest.raises(BackendTimeoutError):
-        run_sync(hang, io)
+        run_sync(io, hang)
     release.set()
     assert late.wait(30)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import threading
 import time
@@ -445,7 +446,7 @@ class TestFromConfig:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A session in an HSM does not leak because a CA bundle is missing."""
+        """A session in an HSM does not leak because a setting cannot be used."""
         opened: list[Signer] = []
         real = keystay.open_signer
 
@@ -454,8 +455,9 @@ class TestFromConfig:
             return opened[-1]
 
         monkeypatch.setattr("keystay.signer.open_signer", remember)
-        config = self.config(registered, pem_file, tmp_path, "[http]\nca_bundle = 'missing.pem'\n")
-        with pytest.raises(ConfigurationError, match="CA bundle"):
+        config = self.config(registered, pem_file, tmp_path)
+        config = dataclasses.replace(config, http=HttpSettings(user_agent=" "))
+        with pytest.raises(ConfigurationError, match="user agent"):
             keystay.TokenClient.from_config(config=config)
         with pytest.raises(SignerClosedError):
             opened[0].sign(b"x")
@@ -511,7 +513,7 @@ def test_environment_proxy_that_cannot_be_used(
     for value in ("socks5://user:proxy-pass-1@proxy:1080", "ftp://user:proxy-pass-1@proxy"):
         monkeypatch.setenv("HTTPS_PROXY", value)
         with pytest.raises(ConfigurationError, match="the environment names") as caught:
-            keystay.TokenClient(**settings)
+            keystay.TokenClient(**settings).token()
         assert "proxy-pass-1" not in f"{caught.value}{caught.value.__cause__}"
 
 

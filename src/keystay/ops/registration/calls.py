@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Required, TypedDict, Unpack
 
-import httpx
-
 from keystay.backends.secrets import Secret, SecretResolver
 from keystay.errors import ConfigurationError
 from keystay.http.io import run_once, run_once_async
@@ -27,6 +25,7 @@ from keystay.smart.urls import require_secure
 
 if TYPE_CHECKING:
     from keystay.http.io import IO
+    from keystay.http.library import AsyncClient, Client
     from keystay.http.settings import HttpSettings
 
 __all__ = [
@@ -59,7 +58,7 @@ class NewClient(TypedDict, total=False):
 def register_client(
     fhir_base_url: str | None = None,
     *,
-    http: HttpSettings | httpx.Client | None = None,
+    http: HttpSettings | Client | None = None,
     timeout: float | None = None,
     **settings: Unpack[NewClient],
 ) -> Registration:
@@ -92,7 +91,7 @@ def register_client(
 async def register_client_async(
     fhir_base_url: str | None = None,
     *,
-    http: HttpSettings | httpx.AsyncClient | None = None,
+    http: HttpSettings | AsyncClient | None = None,
     timeout: float | None = None,
     **settings: Unpack[NewClient],
 ) -> Registration:
@@ -104,7 +103,7 @@ def read_client(
     registration: Registration,
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.Client | None = None,
+    http: HttpSettings | Client | None = None,
     timeout: float | None = None,
 ) -> Registration:
     """Ask the server what is registered now (RFC 7592 §2.1).
@@ -133,7 +132,7 @@ async def read_client_async(
     registration: Registration,
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.AsyncClient | None = None,
+    http: HttpSettings | AsyncClient | None = None,
     timeout: float | None = None,
 ) -> Registration:
     """As `read_client`, for asyncio and trio."""
@@ -147,7 +146,7 @@ def update_client(
     changes: Mapping[str, Any],
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.Client | None = None,
+    http: HttpSettings | Client | None = None,
     timeout: float | None = None,
 ) -> Registration:
     """Change what is registered (RFC 7592 §2.2).
@@ -181,7 +180,7 @@ async def update_client_async(
     changes: Mapping[str, Any],
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.AsyncClient | None = None,
+    http: HttpSettings | AsyncClient | None = None,
     timeout: float | None = None,
 ) -> Registration:
     """As `update_client`, for asyncio and trio."""
@@ -199,7 +198,7 @@ def delete_client(
     registration: Registration,
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.Client | None = None,
+    http: HttpSettings | Client | None = None,
     timeout: float | None = None,
 ) -> None:
     """Delete the client at the server (RFC 7592 §2.3).
@@ -220,7 +219,7 @@ async def delete_client_async(
     registration: Registration,
     *,
     allow_insecure_loopback: bool = False,
-    http: HttpSettings | httpx.AsyncClient | None = None,
+    http: HttpSettings | AsyncClient | None = None,
     timeout: float | None = None,
 ) -> None:
     """As `delete_client`, for asyncio and trio."""
