@@ -12,6 +12,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any, ClassVar, NamedTuple
 
+import msgspec
 import pluggy
 
 from keystay.concurrency.clock import Deadline
@@ -90,6 +91,15 @@ class PluginRegistry(ABC):
                 if name not in self._managers:
                     self._managers[name] = self._load(name)
         return self._managers[name].hook
+
+    def settings_of(self, name: str) -> type[msgspec.Struct] | None:
+        """The Struct of a plugin's settings, which is imported now; None if it exports none.
+
+        Raises:
+            KeystayError: As `hooks`.
+        """
+        found: type[msgspec.Struct] | None = self.hooks(name).keystay_settings()
+        return found
 
     @abstractmethod
     def _missing(self, name: str, present: str) -> KeystayError:

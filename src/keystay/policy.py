@@ -9,36 +9,54 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from keystay.custody import EVIDENCE, MINIMA, Custody, Evidence, Fact, Minimum, satisfies
 from keystay.errors import PolicyError
+from keystay.settings import setting
 
 __all__ = ["Finding", "Policy", "Subject"]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """Rules for keys. The defaults demand nothing.
+    """Rules for keys. The defaults demand nothing."""
 
-    Attributes:
-        custody: The least custody accepted.
-        evidence: The least evidence for custody and age: `asserted`, `reported` or `attested`.
-        backends: URI schemes accepted; none named, all.
-        algorithms: JWS algorithms accepted; none named, all.
-        min_rsa_bits: Of RSA keys.
-        min_ec_bits: Of keys on curves: 256, 384, 521; Ed25519 counts as 256.
-        max_key_age: Days since the key was made. A key of unknown age is refused.
-    """
-
-    custody: Minimum = "any"
-    evidence: Evidence = "asserted"
-    backends: tuple[str, ...] = ()
-    algorithms: tuple[str, ...] = ()
-    min_rsa_bits: int = 0
-    min_ec_bits: int = 0
-    max_key_age: int | None = None
+    custody: Annotated[
+        Minimum, setting("Where the key is, at the least: `any`, `out-of-process`, `hardware`.")
+    ] = "any"
+    evidence: Annotated[
+        Evidence,
+        setting("The least evidence for custody and age: `asserted`, `reported`, `attested`."),
+    ] = "asserted"
+    backends: Annotated[
+        tuple[str, ...],
+        setting("One of these URI schemes.", example='["pkcs11"]', default="all"),
+    ] = ()
+    algorithms: Annotated[
+        tuple[str, ...],
+        setting("One of these JWS algorithms.", example='["ES384"]', default="all"),
+    ] = ()
+    min_rsa_bits: Annotated[int, setting("Of an RSA key.", unit="bits", ge=0)] = 0
+    min_ec_bits: Annotated[
+        int,
+        setting("Of a key on a curve: 256, 384, 521; Ed25519 counts as 256.", unit="bits", ge=0),
+    ] = 0
+    max_key_age: (
+        Annotated[
+            int,
+            setting(
+                "Age of the key: AWS's and Google's date for keys made there, `CKA_START_DATE`, "
+                "the day `keystay rotate` made it, else the client's `key_created`; an unknown "
+                "age is refused.",
+                example="400",
+                unit="days",
+                ge=0,
+            ),
+        ]
+        | None
+    ) = None
 
     def check(self, subject: Subject) -> list[Finding]:
         """Each rule that demands something, and how the key stands to it."""

@@ -76,10 +76,10 @@ for number in range(number + 1, number + 1 + int(times)):
     time.sleep(luck.uniform(0, whole))
     os.kill(child, signal.SIGKILL)
     killed = end(child) == -signal.SIGKILL
-    state = StateFile(folder, "etl").read()
+    state = StateFile(folder / "keystay-keys", "etl").read()
     between = None if state is None else [(k.state, k.made) for k in state.keys]
     code = end(begin())
-    state = StateFile(folder, "etl").read()
+    state = StateFile(folder / "keystay-keys", "etl").read()
     print(json.dumps({
         "killed": killed, "between": between, "code": code,
         "after": [k.state for k in state.keys], "keys": [k.kid for k in state.keys],

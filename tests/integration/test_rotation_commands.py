@@ -287,12 +287,13 @@ class TestRefused:
             assert error is None or "file:client.pem" in error["hint"]
 
     def test_environment(self, run: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A client of the environment has no file beside which a state could be; but a set."""
+        """A client that the environment alone describes has no name for a state; but a set."""
         described = {
             "KEYSTAY_FHIR_BASE_URL": "https://ehr.example.org", "KEYSTAY_CLIENT_ID": "x",
             "KEYSTAY_KEY": "file:client.pem",
         }  # fmt: skip
         run.env |= described
+        (run.folder / "keystay.toml").write_text("")
         for name, value in described.items():
             monkeypatch.setenv(name, value)
         for command in ("plan", "start", "status", "promote"):

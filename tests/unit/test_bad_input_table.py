@@ -133,7 +133,9 @@ CASES: dict[str, Case] = {
     ),
     "toml-wrong-type": toml("config-value-invalid", ":6: [clients.a] kid", CLIENT + "kid = 7\n"),
     "toml-secret-of-wrong-type": toml(
-        "config-value-invalid", "array", CLIENT.replace('"id"', f'["{SECRET}"]')
+        "config-value-invalid",
+        "it is a list; expected text",
+        CLIENT.replace('"id"', f'["{SECRET}"]'),
     ),
     "toml-not-a-table": toml("config-value-invalid", "not a table", 'clients = "a"\n'),
     "toml-pin": toml("config-secret", "[clients.a] pin", f'{CLIENT}pin = "{SECRET}"\n'),
@@ -169,8 +171,8 @@ CASES: dict[str, Case] = {
         CLIENT.replace("file:client.pem", f"x:-----BEGIN PRIVATE KEY-----{SECRET}"),
     ),
     "toml-backend-setting": toml(
-        "configuration-invalid",
-        "[backends.file]",
+        "config-secret",
+        "[backends.file] passphrase: a secret does not belong",
         f'{CLIENT}[backends.file]\npassphrase = "{SECRET}"\n',
     ),
     "toml-no-such-client": toml("client-unknown", "'b'", CLIENT, arguments=("jwks", "b")),
@@ -212,8 +214,8 @@ CASES: dict[str, Case] = {
     ),
     "proxy-scheme": http("config-value-invalid", "proxy", 'proxy = "socks5://proxy.example"'),
     "proxy-reference": http(
-        "secret-reference-invalid",
-        "not of a known form",
+        "config-secret",
+        "no secret reference",
         f'proxy = "http://proxy.example"\nproxy_credentials = "etl:{SECRET}"',
     ),
     "proxy-reference-unset": http(
@@ -242,7 +244,9 @@ CASES: dict[str, Case] = {
         environ={"KEYSTAY_FHIR_BASE_URL": BASE, "KEYSTAY_CLIENT_ID": "id"},
     ),
     "env-misspelt": env("environment-unknown", "KEYSTAY_CLIENTID", KEYSTAY_CLIENTID="x"),
-    "env-flag": env("environment-invalid", "neither", KEYSTAY_ALLOW_INSECURE_LOOPBACK="yes"),
+    "env-flag": env(
+        "config-value-invalid", "expected 0 or 1", KEYSTAY_ALLOW_INSECURE_LOOPBACK="yes"
+    ),
     "env-base": env("url-insecure", "KEYSTAY_FHIR_BASE_URL", KEYSTAY_FHIR_BASE_URL="http://x.y"),
     "env-key": env("key-uri-secret", "KEYSTAY_KEY", KEYSTAY_KEY=f"pkcs11:a=b?pin-value={SECRET}"),
     "env-proxy": Case(

@@ -66,5 +66,5 @@ def test_the_page_lists_them() -> None:
 def test_each_event_has_a_hook() -> None:
     """One hook for each event, named like it."""
     hooks = {name for name in vars(hookspecs) if name.startswith("keystay_")}
-    assert hooks == {*_HOOKS.values(), "keystay_open_observer"}
+    assert hooks == {*_HOOKS.values(), "keystay_open_observer", "keystay_settings"}
     assert "observer-failed" == ObserverError.code

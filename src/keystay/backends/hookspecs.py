@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    import msgspec
+
     from keystay.backends.port import BackendContext, BackendKey, KeyStore
     from keystay.key_uri import KeyURI
 
@@ -38,4 +40,13 @@ def keystay_open_store(  # type: ignore[empty-body]
     """Open the place a URI names, to generate keys in it or list them; optional.
 
     What it can do is told by the capability protocols it implements.
+    """
+
+
+@hookspec(firstresult=True)
+def keystay_settings() -> type[msgspec.Struct]:  # type: ignore[empty-body]
+    """The Struct that describes the plugin's table of settings (`keystay.settings`); optional.
+
+    Of a backend, or of an observer. From it come the names in the environment, `keystay config
+    show` and the reference page.
     """

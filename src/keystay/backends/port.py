@@ -250,7 +250,8 @@ class BackendContext:
     """What the core hands to a backend along with the URI.
 
     Attributes:
-        settings: The `[backends.<scheme>]` table; the backend refuses what it does not know.
+        settings: The `[backends.<scheme>]` table; the backend checks it with its own Struct
+            (`keystay.settings.read_plugin_table`).
         secrets: Resolves secret references; asks once.
         timeout: Seconds that opening, or one signature, may take.
         base_dir: Where relative paths start: the configuration file's folder, or the

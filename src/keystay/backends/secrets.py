@@ -2,6 +2,7 @@
 
     file:/run/secrets/pin      a file only its owner (and, at most, its group) can read, or a FIFO
     env:HSM_PIN                an environment variable
+    credential:pin             what systemd's LoadCredential= gives: $CREDENTIALS_DIRECTORY/pin
     prompt:                    asked for on the terminal, when there is one
     keyring:service/user       the system's keyring (extra `keystay[keyring]`)
 
@@ -24,6 +25,7 @@ from keystay.concurrency.clock import Deadline
 from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import KeystayError, SecretError
 from keystay.files import doubt
+from keystay.settings import SECRET_SCHEMES
 
 __all__ = ["Secret", "SecretResolver"]
 
@@ -31,7 +33,7 @@ _MAX_BYTES = 4096
 _FIFO_SECONDS = 10.0
 # Seconds that a thread waits while another one resolves a secret: a person may be typing it.
 _LONGEST_QUESTION = 300.0
-_SCHEMES = "file:PATH, env:NAME, prompt: or keyring:SERVICE/USER"
+_SCHEMES = "file:PATH, env:NAME, credential:NAME, keyring:SERVICE/USER or prompt:"
 
 
 class Secret:
@@ -154,6 +156,8 @@ class SecretResolver:
             return _prompt(purpose)
         if colon and scheme == "keyring" and rest:
             return _read_keyring(rest, purpose)
+        if colon and scheme == "credential" and rest:
+            return _read_file(_credential(rest, purpose), purpose)
         raise SecretError(
             f"The reference to {purpose} is not of a known form.",
             cause="The secret itself may have been written where a reference is due.",
@@ -169,12 +173,31 @@ def _sentence(purpose: str) -> str:
 
 def _from(reference: str | None) -> str:
     # Only what is a reference is shown: anything else may be the secret, written in its place.
-    known = (reference or "").startswith(("file:", "env:", "prompt:", "keyring:"))
+    known = (reference or "").startswith(SECRET_SCHEMES)
     return f"Check what {reference} holds." if known else "Check the callable that gave it."
 
 
 def _file_path(rest: str) -> str:
     return rest[2:] if rest.startswith("///") else rest
+
+
+def _credential(name: str, purpose: str) -> Path:
+    """Where systemd puts a credential (systemd.exec(5), Credentials)."""
+    if "/" in name or name in (".", ".."):
+        raise SecretError(
+            f"The reference to {purpose} names no credential.",
+            hint="Write credential:NAME, as in LoadCredential=NAME:PATH of the unit.",
+            code="secret-reference-invalid",
+        )
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise SecretError(
+            f"The credential {name} with {purpose} is not there: CREDENTIALS_DIRECTORY is not set.",
+            cause="The process was not started by systemd, or its unit passes no credential.",
+            hint=f"Add LoadCredential={name}:PATH to the unit; elsewhere refer to a file.",
+            code="secret-missing",
+        )
+    return Path(folder) / name
 
 
 def _read_file(path: Path, purpose: str) -> str:

@@ -24,6 +24,7 @@ __all__ = ["app", "run"]
 _COMMANDS = {
     "assertion": "Print a client assertion, for debugging.",
     "backends": "List the installed backends; imports none.",
+    "config": "Show every setting and where it came from.",
     "demo": "Show the main job, whole, on this machine.",
     "get": "Make one authorised FHIR read.",
     "jwks": "Print the JWK Set to publish, serve it, check it.",

@@ -4,8 +4,10 @@ A fault is told with file, line where it can be found, key, and what was expecte
 stands in the file, only references.
 """
 
+from keystay.config.client import ClientConfig
+from keystay.config.config import Config
 from keystay.config.loading import load_config, open_client_signer
-from keystay.config.models import ClientConfig, Config, PolicyConfig
+from keystay.config.policy import PolicyConfig
 from keystay.http.settings import HttpSettings
 
 __all__ = [

@@ -1,80 +1,123 @@
-"""The client that environment variables describe."""
+"""Settings that environment variables give: `KEYSTAY_` and the setting's place in the file."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Annotated
 
-from keystay.config.checks import faults
-from keystay.config.models import ClientConfig
-from keystay.errors import ConfigurationError
+import msgspec
 
-__all__ = ["client_from"]
+from keystay.config.client import ClientConfig
+from keystay.config.policy import PolicyConfig
+from keystay.errors import ConfigurationError, did_you_mean
+from keystay.http.settings import HttpSettings
+from keystay.settings import environment_name, fields, from_text, setting
 
-_CLIENT_VARIABLES = {
-    "KEYSTAY_FHIR_BASE_URL": "fhir_base_url",
-    "KEYSTAY_CLIENT_ID": "client_id",
-    "KEYSTAY_KEY": "key",
-    "KEYSTAY_SCOPE": "scope",
-    "KEYSTAY_SCOPE_STYLE": "scope_style",
-    "KEYSTAY_ALGORITHM": "algorithm",
-    "KEYSTAY_KID": "kid",
-    "KEYSTAY_JWKS_URL": "jwks_url",
-    "KEYSTAY_TOKEN_ENDPOINT": "token_endpoint",
-    "KEYSTAY_STORE": "store",
-    "KEYSTAY_STORE_KEY": "store_key",
-    "KEYSTAY_ALLOW_INSECURE_LOOPBACK": "allow_insecure_loopback",
+__all__ = ["FILE_VARIABLE", "TABLES", "General", "Variables"]
+
+FILE_VARIABLE = "KEYSTAY_CONFIG"
+
+_PLUGIN = re.compile(r"KEYSTAY_(BACKENDS|OBSERVERS)_([A-Z0-9]+)_([A-Z0-9_]+)")
+# What Kubernetes sets for a service whose name begins with keystay.
+_KUBERNETES = re.compile(
+    r"KEYSTAY(?:_[A-Z0-9]+)*_(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?"
+    r"|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+_NAMED = re.compile(r"env:(KEYSTAY_[A-Z0-9_]+)")
+
+
+class General(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands at the top of keystay.toml, before any table."""
+
+    state_dir: Annotated[
+        str | None,
+        setting(
+            "Folder for what keystay has to keep: the states of rotations, and public keys for "
+            "publishing.",
+            example='"/var/lib/keystay"',
+            default="`keystay-keys/` beside the file",
+        ),
+    ] = None
+
+
+TABLES: Mapping[str, type[msgspec.Struct]] = {
+    "": General,
+    "clients": ClientConfig,
+    "http": HttpSettings,
+    "policy": PolicyConfig,
 }
-_OTHER_VARIABLES = ("KEYSTAY_CONFIG",)
+"""The tables of keystay.toml whose keys are keystay's own."""
 
 
-def client_from(environ: Mapping[str, str]) -> ClientConfig | None:
-    """The client that KEYSTAY_… variables describe, or None.
+@dataclass(frozen=True)
+class Variables:
+    """The variables that are set.
 
-    Raises:
-        ConfigurationError: They describe half a client, or one is misspelt.
+    Attributes:
+        names: The variable of each setting, by table and key; `clients` is the client's table.
+        values: Its value.
     """
-    known = (*_CLIENT_VARIABLES, *_OTHER_VARIABLES)
-    for name in environ:
-        if name.startswith("KEYSTAY_") and name not in known:
-            close = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-            if close:
+
+    names: Mapping[tuple[str, str], str]
+    values: Mapping[tuple[str, str], object]
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], referred: Iterable[str] = ()) -> Variables:
+        """Read them.
+
+        Args:
+            environ: The environment.
+            referred: Texts that may refer to variables: `env:KEYSTAY_PIN`.
+
+        Raises:
+            ConfigurationError: One is not known (`environment-unknown`).
+        """
+        known = dict(_known())
+        named = set(chain.from_iterable(map(_NAMED.findall, (*referred, *environ.values()))))
+        names, values = {}, {}
+        for variable, text in environ.items():
+            if not variable.startswith("KEYSTAY_"):
+                continue
+            if variable in known:
+                place = known[variable]
+                names[place] = variable
+                values[place] = from_text(fields(TABLES[place[0]])[place[1]], text)
+            elif found := _PLUGIN.fullmatch(variable):
+                table, name, key = (part.lower() for part in found.groups())
+                names[f"{table}.{name}", key], values[f"{table}.{name}", key] = variable, text
+            elif not (
+                variable == FILE_VARIABLE
+                or variable in named
+                or variable.startswith("KEYSTAY_TEST_")
+                or _KUBERNETES.fullmatch(variable)
+            ):
                 raise ConfigurationError(
-                    f"The environment variable {name} is not known.",
-                    hint=f"Did you mean {close[0]}?",
+                    f"The environment variable {variable} is not known.",
+                    hint=did_you_mean(variable, sorted((*known, FILE_VARIABLE))),
                     code="environment-unknown",
                 )
-    values: dict[str, Any] = {
-        key: environ[variable] for variable, key in _CLIENT_VARIABLES.items() if variable in environ
-    }
-    if not values:
-        return None
-    for variable, key in _CLIENT_VARIABLES.items():
-        needed = key in ("fhir_base_url", "key") or (key == "client_id" and key in values)
-        if needed and not values.get(key):
-            raise ConfigurationError(
-                f"The environment describes a client, and {variable} is not set.",
-                hint="KEYSTAY_FHIR_BASE_URL, KEYSTAY_CLIENT_ID and KEYSTAY_KEY belong together; "
-                "only a client that is not registered yet has no KEYSTAY_CLIENT_ID.",
-                code="environment-incomplete",
-            )
-    if "allow_insecure_loopback" in values:
-        flag = values["allow_insecure_loopback"]
-        if flag not in ("0", "1", "true", "false"):
-            raise ConfigurationError(
-                "KEYSTAY_ALLOW_INSECURE_LOOPBACK is neither 0 nor 1.",
-                hint="Set it to 1 for a test server on this machine, else leave it unset.",
-                code="environment-invalid",
-            )
-        values["allow_insecure_loopback"] = flag in ("1", "true")
-    client = ClientConfig(**values)
-    variables = {key: variable for variable, key in _CLIENT_VARIABLES.items()}
-    for key, error in faults(client):
-        raise ConfigurationError(
-            f"{variables[key]}: {error.message}",
-            cause=error.cause,
-            hint=error.hint,
-            code=error.code,
-        )
-    return client
+        return cls(names, values)
+
+    def of(self, table: str) -> dict[str, object]:
+        """The values for one table."""
+        return {key: value for (place, key), value in self.values.items() if place == table}
+
+    def within(self, tables: str) -> dict[str, dict[str, object]]:
+        """The values for the tables within one: `backends`."""
+        found: dict[str, dict[str, object]] = {}
+        for (place, key), value in self.values.items():
+            outer, _, inner = place.partition(".")
+            if outer == tables and inner:
+                found.setdefault(inner, {})[key] = value
+        return found
+
+
+def _known() -> Iterator[tuple[str, tuple[str, str]]]:
+    for table, kind in TABLES.items():
+        for key, field in fields(kind).items():
+            if not field.is_table:
+                prefix = "" if table == "clients" else table
+                yield environment_name(prefix, key), (table, key)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from keystay.errors import ConfigurationError
 
-from keystay.errors import ConfigurationError, did_you_mean
+if TYPE_CHECKING:
+    from keystay.settings import Place
 
 __all__ = ["Source", "Where"]
 
-Table = TypeVar("Table", bound=msgspec.Struct)
 Where = tuple[str, ...]
 
-_SECRET_KEYS = re.compile(r"(?i)(?:^|_)(?:pin|password|passphrase|secret|private_key|token)$")
 _LONGEST_STATEMENT = 200
-_MISSING = re.compile(r"Object missing required field `(\w+)`")
 
 
 class Source:
@@ -65,80 +62,24 @@ class Source:
         found = self.table(parent, name)
         return {inner: self.table(found, inner, (name,)) for inner in found}
 
-    def convert(self, where: Where, table: object, kind: type[Table]) -> Table:
-        """A table as its type."""
-        if not isinstance(table, dict):
-            raise self._not_a_table(where)
-        self.refuse_unknown(where, table, kind)
-        try:
-            return msgspec.convert(table, kind)
-        except msgspec.ValidationError as error:
-            # msgspec's messages name types and keys, never values.
-            message, _, location = str(error).partition(" - at `$.")
-            if missing := _MISSING.match(message):
-                raise self.fault(
-                    where,
-                    None,
-                    f"the required key {missing[1]!r} is missing.",
-                    hint=f'Add {missing[1]} = "…" to [{".".join(where)}].',
-                    code="config-key-missing",
-                ) from None
-            key = re.split(r"[.`\[]", location)[0]
-            raise self.fault(
-                where, key, f"{message}.", hint=_due(kind, key), code="config-value-invalid"
-            ) from None
-
-    def refuse_unknown(self, where: Where, table: dict[str, Any], kind: type[Any]) -> None:
-        """Unknown keys, with the nearest known name; secrets, with the way to refer to them."""
-        known = tuple(get_type_hints(kind))
-        for key in table:
-            if key in known:
-                continue
-            if _SECRET_KEYS.search(key):
-                raise self.fault(
-                    where,
-                    key,
-                    "a secret does not belong into this file.",
-                    hint='Refer to it from the key URI: key = "pkcs11:token=prod;object=epic'
-                    '?pin-source=file:/run/secrets/pin", or passphrase-source=… for a PEM file.',
-                    code="config-secret",
-                )
-            raise self.fault(
-                where,
-                key,
-                "there is no such key.",
-                hint=did_you_mean(key, known),
-                code="config-key-unknown",
-            )
-
-    def fault(
-        self,
-        where: Where,
-        key: str | None,
-        message: str,
-        *,
-        code: str,
-        cause: str | None = None,
-        hint: str | None = None,
-    ) -> ConfigurationError:
-        """An error that points at a key, or at its table when `key` is None."""
+    def place(self, where: Where) -> Place:
+        """Where the keys of a table stand."""
         title = f" [{'.'.join(where)}]" if where else ""
-        name = f" {key}" if key else ""
-        return ConfigurationError(
-            f"{self._at(where, key)}:{title}{name}: {message}", cause=cause, hint=hint, code=code
-        )
+
+        def say(key: str | None) -> str:
+            return f"{self.at(where, key)}:{title}{f' {key}:' if key else ':' if title else ''}"
+
+        return say
 
     def _not_a_table(self, where: Where) -> ConfigurationError:
         title = ".".join(where)
-        return self.fault(
-            where[:-1],
-            where[-1],
-            f"[{title}] is not a table.",
+        return ConfigurationError(
+            f"{self.place(where[:-1])(where[-1])} [{title}] is not a table.",
             hint=f"Write [{title}] on a line of its own, and its keys below.",
             code="config-value-invalid",
         )
 
-    def _at(self, where: Where, key: str | None) -> str:
+    def at(self, where: Where, key: str | None) -> str:
         """`file:line` of a key, of its table when it has none, or just the file."""
         path = where if key is None else (*where, key)
         line = self._line(path) or self._line(where)
@@ -174,17 +115,3 @@ def _holds(lines: list[str], path: Where) -> bool | None:
             return False
         found = found[name]
     return True
-
-
-def _due(kind: type[Any], key: str) -> str:
-    """What is due where a value of another type stands."""
-    due = get_type_hints(kind).get(key)
-    if get_origin(due) is Literal:
-        return f"Write one of {', '.join(map(repr, get_args(due)))}."
-    if due is bool:
-        return f"Write {key} = true or {key} = false."
-    if due in (int, float):
-        return f"Write {key} = and a number, without quotes."
-    if due in (list[str], tuple[str, ...]):
-        return f'Write {key} = ["…", "…"].'
-    return f'Write {key} = "…", in quotes.'

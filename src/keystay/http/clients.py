@@ -18,13 +18,16 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar, cast
 from weakref import WeakValueDictionary
 
+from msgspec.structs import asdict
+
 from keystay.backends.secrets import SecretResolver
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
 from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
 from keystay.errors import ConfigurationError
 from keystay.http.errors import client_closed
 from keystay.http.library import error_classes, library_of, own_library
-from keystay.http.settings import HttpSettings, http_faults
+from keystay.http.settings import HttpSettings
+from keystay.settings import as_keyword, read_table
 
 if TYPE_CHECKING:
     import httpx
@@ -85,10 +88,10 @@ class HttpLink(Generic[Made]):
         self._made: dict[int, Made]
         if self.is_own:
             own_library()
-            for _, fault in http_faults(self.settings):
-                raise fault
+            if given is not None:
+                read_table(HttpSettings, asdict(self.settings), as_keyword)
             return
-        library = library_of(given)
+        library = library_of(type(given))  # type: ignore[arg-type]
         if library is None or not isinstance(given, getattr(library, kind)):
             raise ConfigurationError(
                 f"http is a {type(given).__name__}.",

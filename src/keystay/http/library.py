@@ -7,7 +7,7 @@ where it means either's (docs/adr/0018-httpx-and-httpx2.md).
 from __future__ import annotations
 
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -43,10 +43,11 @@ def loaded_libraries() -> list[ModuleType]:
     return [library for library in found if library and hasattr(library, "AsyncClient")]
 
 
-def library_of(client: object) -> ModuleType | None:
-    """The library whose `Client` or `AsyncClient` this is; None for anything else."""
+@lru_cache
+def library_of(kind: type) -> ModuleType | None:
+    """The library that has a class of clients, or its base; None for any other class."""
     for library in loaded_libraries():
-        if isinstance(client, library.Client | library.AsyncClient):
+        if issubclass(kind, library.Client | library.AsyncClient):
             return library
     return None
 

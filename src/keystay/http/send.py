@@ -197,7 +197,7 @@ def _message(
 
 
 def _library(client: object) -> ModuleType:
-    return library_of(client) or own_library()
+    return library_of(type(client)) or own_library()  # type: ignore[arg-type]
 
 
 @cache

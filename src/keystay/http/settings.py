@@ -3,72 +3,97 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from keystay.errors import ConfigurationError, KeystayError
+from keystay.settings import SecretReference, setting
 
-__all__ = ["HttpSettings", "http_faults"]
+__all__ = ["HttpSettings"]
 
-_MAX_TIMEOUT = 600
 _PROXY = 'Write proxy = "http://proxy.example.org:3128".'
 
 
-class HttpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[http]`: how to reach servers, as regulated networks need it.
+class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`[http]`: how to reach servers, as regulated networks need it."""
 
-    Attributes:
-        trust: Which CAs to trust: `bundled`, those of `certifi`, or `system`, the operating
-            system's.
-        ca_bundle: PEM file of the only CAs to trust, instead of either.
-        proxy: Proxy URL, without credentials; default what HTTPS_PROXY and NO_PROXY say.
-        proxy_credentials: Secret reference to `user:password`.
-        timeout: Seconds for a whole exchange: discovery, signature, token request.
-        user_agent: Default `keystay/<version>`.
-        client_cert: PEM file with a client certificate (mutual TLS), and its key unless
-            `client_key` names it.
-        client_key: PEM file with the client certificate's key.
-        client_key_passphrase: Secret reference.
-    """
+    trust: Annotated[
+        Literal["bundled", "system"],
+        setting(
+            "Which CAs to trust: `bundled`, those of certifi, or `system`, the operating system's."
+        ),
+    ] = "bundled"
+    ca_bundle: Annotated[
+        str | None,
+        setting(
+            "PEM file of the only CAs to trust, instead of those.",
+            example='"/etc/ssl/hospital-ca.pem"',
+        ),
+    ] = None
+    proxy: Annotated[
+        str | None,
+        setting(
+            "Proxy URL without credentials.",
+            example='"http://proxy.example.org:3128"',
+            default="`HTTPS_PROXY`, `NO_PROXY`",
+            is_shown=False,
+        ),
+    ] = None
+    proxy_credentials: Annotated[
+        SecretReference | None,
+        setting("Reference to `user:password`.", is_secret_reference=True),
+    ] = None
+    timeout: Annotated[
+        float,
+        setting(
+            "For a whole exchange: discovery, signature, token request.",
+            unit="seconds",
+            gt=0,
+            le=600,
+        ),
+    ] = 10.0
+    user_agent: Annotated[
+        str | None,
+        setting(
+            "The User-Agent header.", example='"hospital-etl/1.0"', default="`keystay/VERSION`"
+        ),
+    ] = None
+    client_cert: Annotated[
+        str | None,
+        setting(
+            "PEM file with a client certificate (mutual TLS), and its key unless `client_key` "
+            "names it.",
+            example='"/etc/ssl/client.pem"',
+        ),
+    ] = None
+    client_key: Annotated[
+        str | None,
+        setting("PEM file with the client certificate's key.", example='"/etc/ssl/client.key"'),
+    ] = None
+    client_key_passphrase: Annotated[
+        SecretReference | None,
+        setting("Reference to that key's passphrase.", is_secret_reference=True),
+    ] = None
 
-    trust: Literal["bundled", "system"] = "bundled"
-    ca_bundle: str | None = None
-    proxy: str | None = None
-    proxy_credentials: str | None = None
-    timeout: float = 10.0
-    user_agent: str | None = None
-    client_cert: str | None = None
-    client_key: str | None = None
-    client_key_passphrase: str | None = None
-
-
-def http_faults(http: HttpSettings) -> Iterator[tuple[str, KeystayError]]:
-    """Each setting whose value cannot be used, with the error that says why."""
-    if not 0 < http.timeout <= _MAX_TIMEOUT:
-        yield (
-            "timeout",
-            _invalid(
-                f"The timeout is not between 0 and {_MAX_TIMEOUT} seconds.",
-                "Write seconds for a whole exchange: timeout = 10.",
-            ),
-        )
-    if http.proxy is not None and (fault := _proxy_fault(http.proxy)):
-        yield "proxy", fault
-    for key, needed in (
-        ("proxy_credentials", "proxy"),
-        ("client_key", "client_cert"),
-        ("client_key_passphrase", "client_cert"),
-    ):
-        if getattr(http, key) is not None and getattr(http, needed) is None:
-            yield key, _invalid(f"{key} is set and {needed} is not.", f"Set {needed} too.")
-    agent = http.user_agent
-    if agent is not None and not (agent.strip() and agent.isascii() and agent.isprintable()):
-        yield (
-            "user_agent",
-            _invalid("The user agent is not printable ASCII.", 'Write "hospital-etl/1.0".'),
-        )
+    def faults(self) -> Iterator[tuple[str, KeystayError]]:
+        """Each setting of the right type that still cannot be used."""
+        if self.proxy is not None and (fault := _proxy_fault(self.proxy)):
+            yield "proxy", fault
+        for key, needed in (
+            ("proxy_credentials", "proxy"),
+            ("client_key", "client_cert"),
+            ("client_key_passphrase", "client_cert"),
+        ):
+            if getattr(self, key) is not None and getattr(self, needed) is None:
+                yield key, _invalid(f"{key} is set and {needed} is not.", f"Set {needed} too.")
+        agent = self.user_agent
+        if agent is not None and not (agent.strip() and agent.isascii() and agent.isprintable()):
+            yield (
+                "user_agent",
+                _invalid("The user agent is not printable ASCII.", 'Write "hospital-etl/1.0".'),
+            )
 
 
 def _proxy_fault(proxy: str) -> ConfigurationError | None:

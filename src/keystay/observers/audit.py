@@ -14,13 +14,14 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
 from keystay.backends.hookspecs import hookimpl
 from keystay.errors import ObserverError
 from keystay.files import doubt
+from keystay.settings import setting
 
 if TYPE_CHECKING:
     from keystay.observers.context import ObserverContext
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
         TokenIssued,
     )
 
-__all__ = ["AuditObserver", "api_version", "keystay_open_observer"]
+__all__ = ["AuditObserver", "api_version", "keystay_open_observer", "keystay_settings"]
 
 api_version = 1
 
@@ -134,8 +135,20 @@ def _alone(descriptor: int) -> bool:
 class _Settings(msgspec.Struct, frozen=True, kw_only=True):
     """`[observers.audit]`."""
 
-    path: str
-    fsync: bool = False
+    path: Annotated[
+        str,
+        setting(
+            "The file that lines of JSON are appended to; its folder exists.",
+            example='"/var/log/keystay/audit.jsonl"',
+        ),
+    ]
+    fsync: Annotated[bool, setting("Wait for the disk after each line.")] = False
+
+
+@hookimpl
+def keystay_settings() -> type[msgspec.Struct]:
+    """What `[observers.audit]` may say."""
+    return _Settings
 
 
 @hookimpl

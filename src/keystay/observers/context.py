@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from keystay.backends.secrets import SecretResolver
-from keystay.errors import ConfigurationError, did_you_mean
+from keystay.settings import read_plugin_table
 
 __all__ = ["ObserverContext"]
 
@@ -40,20 +40,4 @@ class ObserverContext:
             ConfigurationError: There is an unknown one, a required one is missing, or a value is
                 of another type.
         """
-        known = (*kind.__struct_fields__, "required")
-        for key in self.settings:
-            if key not in known:
-                raise ConfigurationError(
-                    f"[observers.{self.name}] has no setting called {key!r}.",
-                    hint=did_you_mean(key, known),
-                    code="config-key-unknown",
-                )
-        try:
-            return msgspec.convert(dict(self.settings), kind)
-        except msgspec.ValidationError as error:
-            # msgspec's messages name types and keys, never values.
-            raise ConfigurationError(
-                f"[observers.{self.name}]: {error}.",
-                hint=f"Settings: {', '.join(known)}.",
-                code="config-value-invalid",
-            ) from None
+        return read_plugin_table(kind, self.settings, f"observers.{self.name}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from keystay.backends.hookspecs import hookspec
+from keystay.backends.hookspecs import hookspec, keystay_settings
 
 if TYPE_CHECKING:
     from keystay.observers.context import ObserverContext
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         TokenIssued,
         TokenRenewed,
     )
+
+
+__all__ = ["keystay_settings"]
 
 
 @hookspec(firstresult=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import msgspec
 
 from keystay.backends.secrets import SecretResolver
-from keystay.errors import ConfigurationError, KeystayError, ObserverError
+from keystay.errors import KeystayError, ObserverError
 from keystay.observers import hookspecs
 from keystay.observers.context import ObserverContext
 from keystay.observers.dispatch import NOBODY, Observers, logger
 from keystay.plugins import PluginRegistry
+from keystay.settings import Values, read_plugin_table, setting
 
 __all__ = ["API_VERSION", "GROUP", "ObserverContext", "ObserverRegistry", "open_observers"]
 
@@ -109,17 +112,8 @@ def open_observers(
     folder = base_dir or Path()
     opened = Observers()
     for name, table in tables.items():
-        settings = dict(table)
-        required = settings.pop("required", False)
-        if not isinstance(required, bool):
-            raise ConfigurationError(
-                f"required in [observers.{name}] is not true or false.",
-                hint="Write required = true.",
-                code="config-value-invalid",
-            )
-        context = ObserverContext(
-            name, settings, folder, secrets or SecretResolver(base_dir=folder)
-        )
+        own, required = _parted(name, table)
+        context = ObserverContext(name, own, folder, secrets or SecretResolver(base_dir=folder))
         try:
             opened._add(name, registry.open_observer(name, context), required=required)
         except ObserverError as error:
@@ -127,3 +121,22 @@ def open_observers(
                 raise
             logger.warning("%s", error, extra={"event": "observer-failed"})
     return opened
+
+
+class _ForAll(msgspec.Struct, frozen=True, kw_only=True):
+    """What every observer's table may say."""
+
+    required: Annotated[
+        bool,
+        setting("When it fails, the assertion or token it was to record is not used."),
+    ] = False
+
+
+def _parted(name: str, table: Mapping[str, object]) -> tuple[Mapping[str, object], bool]:
+    """A table's settings for the observer itself, and whether it is required."""
+    own: Mapping[str, object] = {k: v for k, v in table.items() if k != "required"}
+    common: Mapping[str, object] = {k: v for k, v in table.items() if k == "required"}
+    if isinstance(table, Values):
+        own = Values(own, table.place, table.variables)
+        common = Values(common, table.place, table.variables)
+    return own, read_plugin_table(_ForAll, common, f"observers.{name}").required

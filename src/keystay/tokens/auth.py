@@ -36,7 +36,7 @@ class _Options(TypedDict, total=False):
     """What `requests` sent the first request with."""
 
     stream: bool
-    timeout: float | tuple[float | None, float | None] | None
+    timeout: float | tuple[float, float] | tuple[float, None] | None
     verify: bool | str
     cert: str | tuple[str, str] | None
     proxies: dict[str, str] | None
@@ -204,7 +204,7 @@ def _requests_class() -> Callable[[Bearer], requests.auth.AuthBase]:
                 answer.request = again
                 return answer
 
-            request.register_hook("response", renew)
+            request.register_hook("response", renew)  # type: ignore[no-untyped-call]
             return request
 
         def _may_go_with(self, request: requests.PreparedRequest) -> bool:

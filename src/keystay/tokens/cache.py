@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
 from keystay.concurrency.forks import reset_after_fork
 from keystay.concurrency.threads import SharedEvent
-from keystay.config.limits import require_window
 from keystay.errors import (
     ConfigurationError,
     KeystayError,
@@ -35,15 +34,12 @@ if TYPE_CHECKING:
     from keystay.http.io import IO
     from keystay.tokens.events import TokenEvents
 
-__all__ = ["DEFAULT_WINDOW", "Ask", "InFlight", "TokenCache"]
+__all__ = ["Ask", "InFlight", "TokenCache"]
 
 logger = logging.getLogger("keystay.tokens")
 
 Ask = Callable[["IO", Callable[[], bool]], Awaitable[AccessToken]]
 """Gets a new token; the function says whether there is time to try again."""
-
-DEFAULT_WINDOW = 0.2
-"""The share of a token's life, at its end, in which it is renewed."""
 
 _LONGEST_WINDOW = 60.0
 # Seconds past its deadline after which a renewal counts as lost; an exchange that is cut and a
@@ -125,7 +121,7 @@ class TokenCache:
         self,
         ask: Ask,
         events: TokenEvents,
-        window: float = DEFAULT_WINDOW,
+        window: float,
         *,
         from_store: Callable[[AccessToken], bool] | None = None,
         ask_directly: Ask | None = None,
@@ -133,7 +129,7 @@ class TokenCache:
     ) -> None:
         self._ask, self._ask_directly = ask, ask_directly or ask
         self._events, self._from_store = events, from_store
-        self._window = require_window(window)
+        self._window = window
         self._now = clock.now
         self.refresh_after = 0.0
         self.header = ""

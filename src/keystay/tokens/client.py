@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Unpack
+from typing import TYPE_CHECKING, NoReturn
 
-from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
+import msgspec
+
 from keystay.config import Config, load_config
 from keystay.errors import ConfigurationError
 from keystay.http.clients import HttpLink, async_link, sync_link
@@ -20,7 +21,12 @@ from keystay.http.io import (
 from keystay.http.settings import HttpSettings
 from keystay.smart.discovery import SmartConfiguration, fetch_configuration
 from keystay.tokens.core import ClientCore
-from keystay.tokens.settings import ClientSettings, configured
+from keystay.tokens.settings import (
+    AsyncTokenClientArguments,
+    TokenClientArguments,
+    configured,
+    takes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from keystay.signer import Signer
     from keystay.token_stores.access_token import AccessToken
     from keystay.tokens.auth import Bearer, BearerAuth
+    from keystay.tokens.settings import Arguments
 
 __all__ = ["AsyncTokenClient", "TokenClient", "discover"]
 
@@ -66,11 +73,10 @@ def discover(
 class _Client:
     """What both clients have in common; all of it is about their core."""
 
-    def __init__(
-        self, core: ClientCore, timeout: float | None, clock: Clock, *, own_signer: bool
-    ) -> None:
+    def _start(self, core: ClientCore, given: Arguments) -> None:
         self._core, self._cache = core, core.cache
-        self._timeout, self._clock, self._own_signer = timeout, clock, own_signer
+        self._timeout, self._clock, self._own_signer = given.timeout, given.clock, given.own_signer
+        self._given = given
 
     @property
     def fhir_base_url(self) -> str:
@@ -135,50 +141,30 @@ class TokenClient(_Client):
 
     However many threads and tasks ask, one request is made.
 
-    Args:
-        fhir_base_url: The FHIR server's base URL.
-        client_id: Issued at registration.
+    Args: Beside the settings of `[clients.NAME]` in keystay.toml, by the same names:
         signer: Signs the assertions; stays yours to close.
-        scope: Scopes separated by blanks; default `system/*.rs`.
-        scope_style: How `system/` scopes are sent: `as-written` (the default), `v1`, `v2`, or
-            `auto`: the version the server advertises, if it is one only.
-        token_endpoint: Skips discovery when given.
-        jwks_url: URL of the registered JWK Set; sent as `jku`.
-        lifetime: Seconds an assertion lives; at most 300.
-        allowed_origins: Origins besides the FHIR server's that may receive the token.
-        allow_insecure_loopback: Allow plain HTTP to this machine, for tests.
+        own_signer: Whether `close()` closes the signer too.
+        store: Where processes share the token, such as a `FileTokenStore`; stays yours.
         extra_headers: Further members of the assertion's header.
         extra_claims: Further claims of the assertion.
-        discovery_lifetime: Seconds a discovered configuration is kept.
-        store: Where processes share the token, such as a `FileTokenStore`; stays yours.
-        own_signer: Whether `close()` closes the signer too.
-        renewal_window: Share of a token's life, at its end, in which it is renewed; at most a
-            minute.
-        retries: How often a call tries again after broken connections, HTTP 429 and 5xx, each
-            time with a fresh assertion, by one deadline.
-        signer_retries: The same after a device or key service that is not there.
-        rate_limit: Token requests this client may send: `"5/60"` for five a minute.
-        clock_correction: `on` to stamp assertions by the server's clock where this machine's
-            differs enough to have them refused; `warn` to say so only.
-        http: How to reach servers, or your own `httpx.Client`, which stays yours to close.
+        http: How to reach servers, or your own `Client` of httpx or httpx2, which stays yours to
+            close.
         timeout: Seconds for a whole exchange; default that of `http`, else 10.
         clock: What time is measured by; a test may hand in its own.
 
     Raises:
-        ConfigurationError: An argument cannot be used.
+        ConfigurationError: A setting cannot be used.
     """
 
-    def __init__(
-        self,
-        *,
-        http: HttpSettings | Client | None = None,
-        timeout: float | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        **settings: Unpack[ClientSettings],
-    ) -> None:
-        core = ClientCore(settings, clock)
-        super().__init__(core, timeout, clock, own_signer=core.own_signer)
-        self._http = sync_link(http)
+    _http: HttpLink[httpx.Client]
+
+    @takes(TokenClientArguments)
+    def __init__(self, given: TokenClientArguments) -> None:
+        self._open(given)
+
+    def _open(self, given: TokenClientArguments) -> None:
+        self._http = sync_link(given.http)
+        self._start(ClientCore(given), given)
 
     @classmethod
     def from_config(cls, name: str | None = None, *, config: Config | None = None) -> TokenClient:
@@ -192,9 +178,10 @@ class TokenClient(_Client):
         Raises:
             KeystayError: The configuration or the key cannot be used.
         """
-        config = config or load_config()
-        with configured(config, name) as settings:
-            return cls(http=config.http, **settings)
+        with configured(config or load_config(), name, TokenClientArguments) as given:
+            client = cls.__new__(cls)
+            client._open(given)
+            return client
 
     def token(self) -> AccessToken:
         """A valid token: the one kept, or a new one when that is about to expire.
@@ -266,8 +253,12 @@ class TokenClient(_Client):
                     hint="Hand an httpx.AsyncClient with the same settings to as_async(http=…).",
                 )
             http = self._http.settings
+        client = AsyncTokenClient.__new__(AsyncTokenClient)
+        client._http = async_link(http)
         timeout = self._http.settings.timeout if self._timeout is None else self._timeout
-        return AsyncTokenClient._of(self._core, http, timeout, self._clock, own_signer=False)
+        given = msgspec.structs.replace(self._given, own_signer=False, timeout=timeout)
+        client._start(self._core, given)
+        return client
 
     def smart_configuration(self) -> SmartConfiguration:
         """The server's SMART configuration, asked for when none is kept."""
@@ -305,63 +296,31 @@ class AsyncTokenClient(_Client):
 
     To share one token with threads, make it with `TokenClient.as_async()`.
 
-    Args:
-        http: How to reach servers, or your own `httpx.AsyncClient`, which stays yours to close.
-        timeout: Seconds for a whole exchange; default that of `http`, else 10.
-        clock: As for `TokenClient`.
-        **settings: As for `TokenClient`.
+    Takes what `TokenClient` takes; `http` is a `HttpSettings` or your own `AsyncClient`.
 
     Raises:
-        ConfigurationError: An argument cannot be used.
+        ConfigurationError: A setting cannot be used.
     """
 
     _http: HttpLink[httpx.AsyncClient]
 
-    def __init__(
-        self,
-        *,
-        http: HttpSettings | AsyncClient | None = None,
-        timeout: float | None = None,
-        clock: Clock = SYSTEM_CLOCK,
-        **settings: Unpack[ClientSettings],
-    ) -> None:
-        core = ClientCore(settings, clock)
-        self._start(core, http, timeout, clock, own_signer=core.own_signer)
+    @takes(AsyncTokenClientArguments)
+    def __init__(self, given: AsyncTokenClientArguments) -> None:
+        self._open(given)
 
-    @classmethod
-    def _of(
-        cls,
-        core: ClientCore,
-        http: HttpSettings | AsyncClient,
-        timeout: float | None,
-        clock: Clock,
-        *,
-        own_signer: bool,
-    ) -> AsyncTokenClient:
-        client = cls.__new__(cls)
-        client._start(core, http, timeout, clock, own_signer=own_signer)
-        return client
-
-    def _start(
-        self,
-        core: ClientCore,
-        http: HttpSettings | AsyncClient | None,
-        timeout: float | None,
-        clock: Clock,
-        *,
-        own_signer: bool,
-    ) -> None:
-        super().__init__(core, timeout, clock, own_signer=own_signer)
-        self._http = async_link(http)
+    def _open(self, given: AsyncTokenClientArguments) -> None:
+        self._http = async_link(given.http)
+        self._start(ClientCore(given), given)
 
     @classmethod
     def from_config(
         cls, name: str | None = None, *, config: Config | None = None
     ) -> AsyncTokenClient:
         """As `TokenClient.from_config`; opens the key before the event loop has to wait for it."""
-        config = config or load_config()
-        with configured(config, name) as settings:
-            return cls(http=config.http, **settings)
+        with configured(config or load_config(), name, AsyncTokenClientArguments) as given:
+            client = cls.__new__(cls)
+            client._open(given)
+            return client
 
     async def token(self) -> AccessToken:
         """As `TokenClient.token`."""

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from keystay.assertion import DEFAULT_LIFETIME, ClientAssertion
-from keystay.errors import ConfigurationError
-from keystay.smart.scopes import DEFAULT_SCOPE, normalise, require_style
-from keystay.smart.urls import Origin, origin_of, require_base, require_secure
+from keystay.assertion import ClientAssertion
+from keystay.smart.scopes import normalise
+from keystay.smart.urls import Origin, origin_of
 from keystay.token_stores.port import TokenOwner
-from keystay.tokens.cache import DEFAULT_WINDOW, TokenCache
+from keystay.tokens.cache import TokenCache
 from keystay.tokens.endpoint import DiscoveredEndpoint
 from keystay.tokens.events import TokenEvents
 from keystay.tokens.key_state.signers import SignerSource
 from keystay.tokens.request import TokenRequest
-from keystay.tokens.retry import DEFAULT_RETRIES, DEFAULT_SIGNER_RETRIES, Retry
+from keystay.tokens.retry import Retry
 from keystay.tokens.server_clock import ServerClock
-from keystay.tokens.settings import ClientSettings, refuse_unknown
 from keystay.tokens.shared import SharedToken
 
 if TYPE_CHECKING:
-    from keystay.concurrency.clock import Clock
     from keystay.http.io import IO
     from keystay.signer import Signer
     from keystay.smart.discovery import SmartConfiguration
     from keystay.token_stores.access_token import AccessToken
+    from keystay.tokens.settings import Arguments
 
 __all__ = ["ClientCore"]
 
@@ -34,78 +31,60 @@ class ClientCore:
     """One client at one server, without any input or output.
 
     Args:
-        settings: As `TokenClient` takes them.
-        clock: What all of it measures time by.
+        given: What a token client was given, checked.
 
     Attributes:
         cache: The token kept, and who renews it.
         retry: Gets new tokens.
         server_clock: The server's.
         given_signer: Signs, or gives the signer to use now.
-        own_signer: Whether closing the client closes the signer.
         fhir_base_url: Without a trailing slash.
         client_id: The client's id at this server.
         origins: Where its tokens may go.
-
-    Raises:
-        ConfigurationError: A setting cannot be used.
     """
 
-    def __init__(self, settings: ClientSettings, clock: Clock) -> None:
-        refuse_unknown(settings)
-        insecure = settings.get("allow_insecure_loopback", False)
-        token_endpoint, jwks_url = settings.get("token_endpoint"), settings.get("jwks_url")
-        secure = partial(require_secure, allow_insecure_loopback=insecure)
-        self.fhir_base_url = require_base(
-            settings["fhir_base_url"], allow_insecure_loopback=insecure
-        )
-        if token_endpoint is not None:
-            secure(token_endpoint, "The token endpoint")
-        if jwks_url is not None:
-            secure(jwks_url, "The JWKS URL")
-        allowed = tuple(settings.get("allowed_origins", ()))
-        for url in allowed:
-            secure(url, "An allowed origin")
-        origins = {origin_of(url) for url in (self.fhir_base_url, *allowed)}
-        self.origins: frozenset[Origin] = frozenset(o for o in origins if o is not None)
-        self.client_id = settings["client_id"]
-        self.given_signer = settings["signer"]
-        self.own_signer = settings.get("own_signer", False)
+    def __init__(self, given: Arguments) -> None:
+        clock = given.clock
+        self.fhir_base_url = given.fhir_base_url.rstrip("/")
+        origins = map(origin_of, (self.fhir_base_url, *given.allowed_origins))
+        self.origins: frozenset[Origin] = frozenset(filter(None, origins))
+        self.client_id = given.client_id
+        self.given_signer = given.signer
         self._events = events = TokenEvents(
             self.client_id, self.fhir_base_url, self.signer.observers, clock
         )
-        lifetime = settings.get("lifetime", DEFAULT_LIFETIME)
         self.server_clock = server_clock = ServerClock(
-            lifetime=lifetime, corrects=_corrects(settings), tell=events.clock_skewed, clock=clock
+            lifetime=given.assertion_lifetime,
+            corrects=given.clock_correction == "on",
+            tell=events.clock_skewed,
+            clock=clock,
         )
         self._endpoint = DiscoveredEndpoint(
             self.fhir_base_url,
-            allow_insecure_loopback=insecure,
-            lifetime=settings.get("discovery_lifetime", 3600.0),
+            allow_insecure_loopback=given.allow_insecure_loopback,
+            lifetime=given.discovery_lifetime,
             server_clock=server_clock,
             clock=clock,
         )
 
         def assertion_for(signer: Signer) -> ClientAssertion:
             return ClientAssertion(
-                client_id=self.client_id,
+                client_id=given.client_id,
                 signer=signer,
-                lifetime=lifetime,
-                jku=jwks_url,
-                extra_headers=settings.get("extra_headers"),
-                extra_claims=settings.get("extra_claims"),
+                lifetime=given.assertion_lifetime,
+                jku=given.jwks_url,
+                extra_headers=given.extra_headers,
+                extra_claims=given.extra_claims,
                 clock=server_clock.time,
             )
 
-        scope = normalise(settings.get("scope", DEFAULT_SCOPE))
+        scope = normalise(given.scope)
         request = TokenRequest(
             assertion_for,
-            self.given_signer,
+            given.signer,
             scope=scope,
-            scope_style=require_style(
-                settings.get("scope_style", "as-written"), discovered=token_endpoint is None
-            ),
-            token_endpoint=token_endpoint,
+            scope_style=given.scope_style,
+            token_endpoint=given.token_endpoint,
             discovered=self._endpoint,
             server_clock=server_clock,
             events=events,
@@ -113,26 +92,25 @@ class ClientCore:
         )
         self.retry = Retry(
             request,
-            retries=settings.get("retries", DEFAULT_RETRIES),
-            signer_retries=settings.get("signer_retries", DEFAULT_SIGNER_RETRIES),
-            rate_limit=settings.get("rate_limit"),
+            retries=given.retries,
+            signer_retries=given.signer_retries,
+            rate_limit=given.rate_limit,
             server_clock=server_clock,
             events=events,
             clock=clock,
         )
-        window = settings.get("renewal_window", DEFAULT_WINDOW)
+        window = given.renewal_window
         self._shared: SharedToken | None = None
-        store = settings.get("store")
-        if store is None:
+        if given.store is None:
             self.cache = TokenCache(self.retry.token, events, window, clock=clock)
             return
         owner = TokenOwner(
             client_id=self.client_id,
             fhir_base_url=self.fhir_base_url,
-            token_endpoint=token_endpoint or "",
+            token_endpoint=given.token_endpoint or "",
             scope=scope,
         )
-        self._shared = shared = SharedToken(store, owner, self.retry)
+        self._shared = shared = SharedToken(given.store, owner, self.retry)
         shared.kept = self.cache = TokenCache(
             shared.renew,
             events,
@@ -161,15 +139,3 @@ class ClientCore:
             self._events.invalidated(rejected)
         if rejected is not None and self._shared is not None:
             self._shared.reject(rejected)
-
-
-def _corrects(settings: ClientSettings) -> bool:
-    chosen = settings.get("clock_correction", "on")
-    if chosen not in ("on", "warn"):
-        raise ConfigurationError(
-            f"clock_correction is {chosen!r}.",
-            hint="Write \"on\" to stamp assertions by the server's clock where this machine's "
-            'differs, "warn" to be told only.',
-            code="config-value-invalid",
-        )
-    return chosen == "on"

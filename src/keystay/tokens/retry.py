@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
 from keystay.concurrency.forks import reset_after_fork
-from keystay.config.limits import parse_rate, require_tries
+from keystay.config.client import parse_rate
 from keystay.errors import (
     BackendTimeoutError,
     BackendUnavailableError,
@@ -46,14 +46,11 @@ if TYPE_CHECKING:
     from keystay.tokens.request import TokenRequest
     from keystay.tokens.server_clock import ServerClock
 
-__all__ = ["DEFAULT_RETRIES", "DEFAULT_SIGNER_RETRIES", "RateLimiter", "Retry", "always"]
+__all__ = ["RateLimiter", "Retry", "always"]
 
 logger = logging.getLogger("keystay.tokens")
 
 T = TypeVar("T")
-
-DEFAULT_RETRIES = 3
-DEFAULT_SIGNER_RETRIES = 1
 
 # Seconds before a second try: doubled each time, half of it left to chance.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
@@ -76,25 +73,22 @@ class Retry:
         server_clock: Tells whether a wrong clock explains a refusal.
         events: Told of each error that is not raised.
         clock: Measures the rate.
-
-    Raises:
-        ConfigurationError: A number is out of range.
     """
 
     def __init__(
         self,
         request: TokenRequest,
         *,
-        retries: int = DEFAULT_RETRIES,
-        signer_retries: int = DEFAULT_SIGNER_RETRIES,
+        retries: int,
+        signer_retries: int,
         rate_limit: str | None = None,
         server_clock: ServerClock,
         events: TokenEvents,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._request = request
-        self._http = require_tries(retries, "retries")
-        self._signer = require_tries(signer_retries, "signer_retries")
+        self._http = retries
+        self._signer = signer_retries
         self._limiter = None if rate_limit is None else RateLimiter(rate_limit, clock)
         self._server_clock, self._events = server_clock, events
 

@@ -2,85 +2,138 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, Required, TypedDict
+from functools import wraps
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
-from keystay.config import Config
+import msgspec
+
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
+from keystay.config.client import ClientSettings
 from keystay.errors import did_you_mean
+from keystay.settings import as_keyword, make, read_table
 from keystay.token_stores.opening import open_store
 from keystay.tokens.key_state.client_keys import ClientKeys
 from keystay.tokens.key_state.rotating_signer import RotatingSigner
 
 if TYPE_CHECKING:
+    from keystay.config import Config
+    from keystay.http.library import AsyncClient, Client
+    from keystay.http.settings import HttpSettings
     from keystay.signer import Signer
-    from keystay.smart.scopes import ScopeStyle
     from keystay.token_stores.port import TokenStore
     from keystay.tokens.key_state.signers import SignerSource
 
-__all__ = ["ClientSettings", "configured", "refuse_unknown"]
+__all__ = ["Arguments", "AsyncTokenClientArguments", "TokenClientArguments", "configured", "takes"]
+
+P = ParamSpec("P")
+Self = TypeVar("Self")
+A = TypeVar("A", bound="Arguments")
 
 
-class ClientSettings(TypedDict, total=False):
-    """What both clients take; `TokenClient` says what each means."""
+class Arguments(ClientSettings, frozen=True, kw_only=True):
+    """What both clients take besides the settings of a client."""
 
-    fhir_base_url: Required[str]
-    client_id: Required[str]
-    signer: Required[Signer | SignerSource]
-    scope: str
-    scope_style: ScopeStyle
-    token_endpoint: str | None
-    jwks_url: str | None
-    lifetime: int
-    allowed_origins: Iterable[str]
-    allow_insecure_loopback: bool
-    extra_headers: Mapping[str, object] | None
-    extra_claims: Mapping[str, object] | None
-    discovery_lifetime: float
-    store: TokenStore | None
-    own_signer: bool
-    renewal_window: float
-    retries: int
-    signer_retries: int
-    rate_limit: str | None
-    clock_correction: Literal["on", "warn"]
+    client_id: str
+    signer: Signer | SignerSource
+    own_signer: bool = False
+    store: TokenStore | None = None
+    extra_headers: Mapping[str, object] | None = None
+    extra_claims: Mapping[str, object] | None = None
+    timeout: float | None = None
+    clock: Clock = SYSTEM_CLOCK
 
 
-def refuse_unknown(settings: Mapping[str, object]) -> None:
-    """As Python does where the arguments are spelt out: a misspelt scope must not go unnoticed."""
-    for name in settings.keys() - ClientSettings.__annotations__.keys():
-        known = sorted(ClientSettings.__annotations__)
-        raise TypeError(f"unexpected keyword argument {name!r}. {did_you_mean(name, known)}")
-    for name in sorted({"fhir_base_url", "client_id", "signer"} - settings.keys()):
-        raise TypeError(f"missing keyword argument {name!r}")
+class TokenClientArguments(Arguments, frozen=True, kw_only=True):
+    """What `TokenClient` takes."""
+
+    http: HttpSettings | Client | None = None
+
+
+class AsyncTokenClientArguments(Arguments, frozen=True, kw_only=True):
+    """What `AsyncTokenClient` takes."""
+
+    http: HttpSettings | AsyncClient | None = None
+
+
+def takes(
+    arguments: Callable[P, A],
+) -> Callable[[Callable[[Self, A], None]], Callable[Concatenate[Self, P], None]]:
+    """Have a method take what makes the arguments, as keywords; settings among them are checked.
+
+    Raises:
+        TypeError: As Python does: a keyword is not known, or missing.
+        ConfigurationError: A setting cannot be used.
+    """
+    kind = cast("type[A]", arguments)
+
+    def decorate(method: Callable[[Self, A], None]) -> Callable[Concatenate[Self, P], None]:
+        @wraps(method)
+        def taking(self: Self, /, *args: P.args, **kwargs: P.kwargs) -> None:
+            if args:
+                raise TypeError(f"{type(self).__name__} takes keyword arguments only")
+            method(self, _checked(kind, kwargs))
+
+        taking.__signature__ = _signature(kind)  # type: ignore[attr-defined]
+        return cast("Callable[Concatenate[Self, P], None]", taking)
+
+    return decorate
+
+
+def _checked(kind: type[A], given: Mapping[str, object]) -> A:
+    """The arguments, their settings checked as those of a file are."""
+    known = kind.__struct_fields__
+    settings: dict[str, object] = {}
+    others: dict[str, object] = {}
+    shared = ClientSettings.__struct_fields__
+    for name, value in given.items():
+        if name in shared:
+            settings[name] = value
+        elif name in known:
+            others[name] = value
+        elif renamed := ClientSettings.RENAMED.get(name):
+            raise TypeError(f"the keyword argument {name!r} is called {renamed!r} now")
+        else:
+            raise TypeError(
+                f"unexpected keyword argument {name!r}. {did_you_mean(name, sorted(known))}"
+            )
+    for name in ("client_id", "fhir_base_url", "signer"):
+        if name not in given:
+            raise TypeError(f"missing keyword argument {name!r}")
+    origins = settings.get("allowed_origins")
+    if isinstance(origins, Iterable) and not isinstance(origins, str):
+        settings["allowed_origins"] = tuple(origins)
+    checked = read_table(ClientSettings, settings, as_keyword)
+    return make(kind, {name: getattr(checked, name) for name in shared} | others)
+
+
+def _signature(kind: type[msgspec.Struct]) -> Signature:
+    """The signature that `help()` and notebooks show."""
+    fields_ = kind.__struct_fields__
+    required = len(fields_) - len(kind.__struct_defaults__)
+    defaults = (*(msgspec.NODEFAULT,) * required, *kind.__struct_defaults__)
+    parameters = (
+        Parameter(name, Parameter.KEYWORD_ONLY, default=Parameter.empty)
+        if default is msgspec.NODEFAULT
+        else Parameter(name, Parameter.KEYWORD_ONLY, default=default)
+        for name, default in zip(fields_, defaults, strict=True)
+    )
+    return Signature([Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *parameters])
 
 
 @contextmanager
-def configured(config: Config, name: str | None) -> Iterator[ClientSettings]:
-    """A configured client's settings; its signer is closed again if no client comes of it."""
+def configured(config: Config, name: str | None, kind: type[A]) -> Iterator[A]:
+    """A configured client's arguments; its signer is closed again if no client comes of it."""
     client = config.client(name)
-    store = open_store(client.store, client.store_key, config.base_dir_of(client))
-    settings: ClientSettings = {
-        "fhir_base_url": client.fhir_base_url,
-        "client_id": client.registered_id(),
-        "scope": client.scope,
-        "scope_style": client.scope_style,
-        "token_endpoint": client.token_endpoint,
-        "jwks_url": client.jwks_url,
-        "lifetime": client.assertion_lifetime,
-        "allowed_origins": client.allowed_origins,
-        "allow_insecure_loopback": client.allow_insecure_loopback,
-        "store": store,
-        "signer": RotatingSigner(ClientKeys(config, name)),
-        "own_signer": True,
-        "renewal_window": client.renewal_window,
-        "retries": client.retries,
-        "signer_retries": client.signer_retries,
-        "rate_limit": client.rate_limit,
-        "clock_correction": client.clock_correction,
-    }
+    settings = {name: getattr(client, name) for name in ClientSettings.__struct_fields__}
+    settings["client_id"] = client.registered_id()
+    store = open_store(client.store, client.store_key, config.base_dir)
+    signer = RotatingSigner(ClientKeys(config, name))
+    more = {"http": config.http, "store": store, "own_signer": True, "signer": signer}
     try:
-        yield settings
+        yield make(kind, settings | more)
     except BaseException:
-        settings["signer"].close()
+        signer.close()
         raise

@@ -530,7 +530,9 @@ class TestReferences:
         """The text is not repeated: it may be the secret."""
         error = refusal(reference)
         assert "secret-reference-invalid" == error.code
-        assert "file:PATH, env:NAME, prompt: or keyring:SERVICE/USER" in (error.hint or "")
+        assert "file:PATH, env:NAME, credential:NAME, keyring:SERVICE/USER or prompt:" in (
+            error.hint or ""
+        )
 
 
 class TestOnce:
@@ -594,3 +596,36 @@ class TestNothingShown:
     def test_no_attribute_dictionary(self) -> None:
         """A debugger's view of attributes shows nothing either."""
         assert False is hasattr(Secret(PIN), "__dict__")
+
+
+class TestCredential:
+    """`credential:NAME`, what systemd passes to a service."""
+
+    def test_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The file of that name in the folder that systemd names, of mode 0400 or 0440."""
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        for mode in (0o400, 0o440):
+            path = tmp_path / f"pin-{mode:o}"
+            path.write_text("a-credential-5510\n")
+            path.chmod(mode)
+            assert "a-credential-5510" == reveal(f"credential:{path.name}")
+
+    @pytest.mark.parametrize("name", ["../pin", "a/b", ".", ".."])
+    def test_leads_nowhere_else(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A credential has a name, no path."""
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        assert "secret-reference-invalid" == refusal(f"credential:{name}").code
+
+    def test_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without systemd, and without the credential: each is said, with what was looked at."""
+        monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+        error = refusal("credential:pin")
+        assert "secret-missing" == error.code
+        assert "CREDENTIALS_DIRECTORY is not set" in error.message
+        assert "LoadCredential=pin:" in (error.hint or "")
+        monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+        error = refusal("credential:pin")
+        assert "secret-file-unreadable" == error.code
+        assert str(tmp_path / "pin") in error.message

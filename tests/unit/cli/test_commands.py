@@ -520,6 +520,7 @@ HELP = {
     "": [
         "assertion",
         "backends",
+        "config",
         "demo",
         "get",
         "jwks",
@@ -531,6 +532,8 @@ HELP = {
         "--debug",
         "--version",
     ],
+    "config": ["show"],
+    "config show": ["[CLIENT]", "--json"],
     "token": ["[CLIENT]", "--scope", "--json"],
     "assertion": ["[CLIENT]", "--audience", "--decode"],
     "jwks": ["[CLIENT] [--out FILE]", "serve [CLIENT]", "check URL [CLIENT]"],
@@ -584,3 +587,32 @@ def test_version(command: Callable[..., Ran]) -> None:
 
     ran = command("--version")
     assert (0, True) == (ran.code, version("keystay") in ran.out)
+
+
+def test_config_show(
+    command: Callable[..., Ran], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every setting with its value and origin; no key is opened, and no secret is in it."""
+    (tmp_path / "keystay.toml").write_text(
+        '[clients.a]\nfhir_base_url = "https://ehr.example.org"\nkey = "file:none.pem"\n'
+        '[backends.file]\npassphrase_source = "env:X"\n[observers.audit]\npath = "a"\n'
+        "[clients.a.policy]\nmin_ec_bits = 384\n"
+    )
+    monkeypatch.setenv("KEYSTAY_SCOPE", "system/Patient.rs")
+    monkeypatch.setenv("KEYSTAY_POLICY_CUSTODY", "any")
+    ran = command("config", "show")
+    assert (0, "") == (ran.code, ran.err)
+    lines = [" ".join(line.split()) for line in ran.out.splitlines()]
+    for line in (
+        'fhir_base_url "https://ehr.example.org" (keystay.toml:2)',
+        'scope "system/Patient.rs" (KEYSTAY_SCOPE)',
+        "timeout 10.0 seconds (default)",
+        "min_ec_bits 384 bits (keystay.toml:9)",
+        'custody "any" (KEYSTAY_POLICY_CUSTODY)',
+        'passphrase_source "env:X" (keystay.toml:5)',
+        'path "a" (keystay.toml:7)',
+        "fsync false (default)",
+    ):
+        assert line in lines
+    rows = json.loads(command("config", "show", "a", "--json").out)
+    assert {"table": "http", "key": "timeout", "value": 10.0, "origin": "default"} in rows

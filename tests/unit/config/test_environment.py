@@ -130,7 +130,7 @@ BAD_VALUES = {
     "key": ({"KEYSTAY_KEY": "client.pem"}, "KEYSTAY_KEY: "),
     "scope": ({"KEYSTAY_SCOPE": ""}, "KEYSTAY_SCOPE: "),
     "algorithm": ({"KEYSTAY_ALGORITHM": "none"}, "KEYSTAY_ALGORITHM: "),
-    "flag": ({"KEYSTAY_ALLOW_INSECURE_LOOPBACK": "yes"}, "neither 0 nor 1"),
+    "flag": ({"KEYSTAY_ALLOW_INSECURE_LOOPBACK": "yes"}, "it is 'yes'; expected 0 or 1"),
 }
 
 
@@ -195,11 +195,34 @@ class TestChoice:
         assert "[clients.x]" in str(caught.value.hint)
 
     def test_environment_goes_before_the_file(self, tmp_path: Path) -> None:
-        """Without a name the environment's client; by name the file's."""
+        """Setting by setting, for the only client of a file, whether it is named or not."""
         self.write(tmp_path, "one")
+        config = keystay.load_config(environ={"KEYSTAY_CLIENT_ID": "abc", "KEYSTAY_RETRIES": "0"})
+        assert config.client() == config.client("one")
+        client = config.client()
+        assert ("abc", 0, "https://file.example.org/fhir") == (
+            client.client_id, client.retries, client.fhir_base_url,
+        )  # fmt: skip
+        assert "one" == config.client_name()
+
+    def test_environment_beside_several_clients(self, tmp_path: Path) -> None:
+        """A whole client in the environment is the one that has no name; a name is ambiguous."""
+        self.write(tmp_path, "one", "two")
         config = keystay.load_config(environ=ENVIRONMENT)
         assert "abc" == config.client().client_id
-        assert "from-the-file" == config.client("one").client_id
+        with pytest.raises(ConfigurationError, match="'one' was named") as caught:
+            config.client("one")
+        assert "client-ambiguous" == caught.value.code
+        assert "KEYSTAY_CLIENT_ID, KEYSTAY_FHIR_BASE_URL, KEYSTAY_KEY" in caught.value.message
+
+    def test_one_variable_beside_several_clients(self, tmp_path: Path) -> None:
+        """It says nothing of which client is meant."""
+        self.write(tmp_path, "one", "two")
+        config = keystay.load_config(environ={"KEYSTAY_SCOPE": "system/Patient.rs"})
+        with pytest.raises(ConfigurationError, match="several clients"):
+            config.client()
+        with pytest.raises(ConfigurationError, match="KEYSTAY_SCOPE"):
+            config.client("two")
 
 
 def test_key_of_the_environment_starts_at_the_working_directory(
@@ -216,3 +239,106 @@ def test_key_of_the_environment_starts_at_the_working_directory(
     assert 5.0 == config.http.timeout
     with open_client_signer(config) as signer:
         assert "ES384" == signer.algorithm
+
+
+class TestOtherTables:
+    """What is not a client's."""
+
+    def test_http(self, tmp_path: Path) -> None:
+        """A variable wins over the file; a relative path starts where the process is."""
+        elsewhere = tmp_path / "etc"
+        elsewhere.mkdir()
+        (elsewhere / "keystay.toml").write_text("[http]\ntimeout = 5\nuser_agent = 'a'\n")
+        config = keystay.load_config(
+            elsewhere / "keystay.toml",
+            environ={"KEYSTAY_HTTP_TIMEOUT": "7.5", "KEYSTAY_HTTP_CA_BUNDLE": "ca.pem"},
+        )
+        assert (7.5, "a") == (config.http.timeout, config.http.user_agent)
+        assert str(tmp_path / "ca.pem") == config.http.ca_bundle
+
+    def test_policy_only_tightens(self, tmp_path: Path) -> None:
+        """For all clients, whatever their own tables say; what is looser is refused."""
+        (tmp_path / "keystay.toml").write_text(
+            CLIENT.format("a") + '[clients.a.policy]\ncustody = "out-of-process"\n'
+        )
+        config = keystay.load_config(environ={"KEYSTAY_POLICY_CUSTODY": "hardware"})
+        assert "hardware" == config.policy_of(config.client("a")).custody
+        (tmp_path / "keystay.toml").write_text('[policy]\ncustody = "hardware"\n')
+        with pytest.raises(ConfigurationError, match="KEYSTAY_POLICY_CUSTODY") as caught:
+            keystay.load_config(environ={"KEYSTAY_POLICY_CUSTODY": "any"})
+        assert "policy-loosened" == caught.value.code
+
+    def test_lists(self) -> None:
+        """A list's values are separated by blanks."""
+        config = keystay.load_config(environ={"KEYSTAY_POLICY_ALGORITHMS": "ES384 RS384"})
+        assert ("ES384", "RS384") == config.policy.algorithms
+
+    def test_plugins(self, tmp_path: Path) -> None:
+        """A backend's and an observer's settings have names like all others."""
+        (tmp_path / "keystay.toml").write_text("[backends.pkcs11]\nmodule = '/a'\nrw = true\n")
+        config = keystay.load_config(
+            environ={
+                "KEYSTAY_BACKENDS_PKCS11_MODULE": "/b",
+                "KEYSTAY_BACKENDS_PKCS11_MAX_SESSIONS": "3",
+                "KEYSTAY_OBSERVERS_AUDIT_PATH": "x",
+            }
+        )
+        assert {"pkcs11": {"module": "/b", "rw": True, "max_sessions": "3"}} == config.backends
+        assert {"audit": {"path": "x"}} == config.observers
+
+    def test_state_dir(self, tmp_path: Path) -> None:
+        """It holds the states instead of the folder beside the file."""
+        (tmp_path / "keystay.toml").write_text("state_dir = 'states'\n")
+        assert tmp_path / "states" == keystay.load_config(environ={}).states
+        config = keystay.load_config(environ={"KEYSTAY_STATE_DIR": "/var/lib/keystay"})
+        assert "/var/lib/keystay" == str(config.states)
+
+    def test_states_beside_the_file(self, tmp_path: Path) -> None:
+        """They say which key signs, so they are not left behind unnoticed."""
+        (tmp_path / "keystay.toml").write_text("")
+        (tmp_path / "keystay-keys").mkdir()
+        (tmp_path / "keystay-keys" / "etl.json").write_text("{}")
+        config = keystay.load_config(environ={"KEYSTAY_STATE_DIR": str(tmp_path / "other")})
+        with pytest.raises(ConfigurationError, match="states of rotations") as caught:
+            config.states  # noqa: B018
+        assert "state-elsewhere" == caught.value.code
+
+
+NOT_SETTINGS = [
+    "KEYSTAY_TEST_ANYTHING",
+    "KEYSTAY_SERVICE_HOST",
+    "KEYSTAY_SERVICE_PORT",
+    "KEYSTAY_SERVICE_PORT_HTTP",
+    "KEYSTAY_PORT",
+    "KEYSTAY_PORT_8080_TCP",
+    "KEYSTAY_PORT_8080_TCP_ADDR",
+    "KEYSTAY_AGENT_SERVICE_HOST",
+    "KEYSTAY_AGENT_PORT_80_UDP_PROTO",
+]
+
+
+@pytest.mark.parametrize("name", NOT_SETTINGS)
+def test_variables_of_others(name: str) -> None:
+    """What tests and Kubernetes set is nobody's slip."""
+    assert keystay.load_config(environ=ENVIRONMENT | {name: "x"}).client().client_id
+
+
+@pytest.mark.parametrize("name", ["KEYSTAY_CUSTODY", "KEYSTAY_PORTER", "KEYSTAY_TIMEOUT"])
+def test_unknown(name: str) -> None:
+    """Any other is refused, near one of ours or not."""
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        keystay.load_config(environ={name: "x"})
+    assert "environment-unknown" == caught.value.code
+
+
+def test_variable_that_a_reference_names(tmp_path: Path) -> None:
+    """In the file, and in another variable."""
+    (tmp_path / "keystay.toml").write_text(CLIENT.format("a").replace(
+        "file:client.pem", "pkcs11:token=a?pin-source=env:KEYSTAY_PIN"
+    ))  # fmt: skip
+    assert keystay.load_config(environ={"KEYSTAY_PIN": "x"}).client().client_id
+    (tmp_path / "keystay.toml").unlink()
+    environ = ENVIRONMENT | {
+        "KEYSTAY_KEY": "file:a.pem?passphrase-source=env:KEYSTAY_WORD", "KEYSTAY_WORD": "x",
+    }  # fmt: skip
+    assert keystay.load_config(environ=environ).client().client_id

@@ -41,6 +41,7 @@ jwks_url = "https://x.example/jwks.json"
 token_endpoint = "https://ehr.example.org/token"
 allowed_origins = ["https://files.example.org"]
 allow_insecure_loopback = true
+discovery_lifetime = 60
 assertion_lifetime = 120
 verify = "first"
 vendor = "epic"
@@ -55,6 +56,7 @@ key_created = 2026-01-15
 policy = { max_key_age = 100 }
 
 [http]
+trust = "system"
 ca_bundle = "ca.pem"
 proxy = "http://proxy.example.org:3128"
 proxy_credentials = "file:proxy-login"
@@ -126,8 +128,9 @@ def test_every_key(tmp_path: Path) -> None:
             allowed_origins=["https://files.example.org"],
             allow_insecure_loopback=True,
             assertion_lifetime=120,
+            discovery_lifetime=60.0,
             verify="first",
-            store="file:tokens",
+            store=f"file:{tmp_path / 'tokens'}",
             store_key="env:STORE_KEY",
             vendor="epic",
             renewal_window=0.3,
@@ -140,6 +143,7 @@ def test_every_key(tmp_path: Path) -> None:
         )
     }
     expected = HttpSettings(
+        trust="system",
         ca_bundle=str(tmp_path / "ca.pem"),
         proxy="http://proxy.example.org:3128",
         proxy_credentials=f"file:{tmp_path / 'proxy-login'}",
@@ -165,7 +169,7 @@ def test_this_test_knows_every_key() -> None:
 def test_defaults(tmp_path: Path) -> None:
     """Three keys make a client."""
     client = load(tmp_path, CLIENT).client()
-    assert ("system/*.rs", None, None, [], False, 240, "always") == (
+    assert ("system/*.rs", None, None, (), False, 240, "always") == (
         client.scope,
         client.algorithm,
         client.token_endpoint,
@@ -202,101 +206,187 @@ FAULTS: dict[str, tuple[str, str | None, str, str]] = {
     ),
     "empty-client": ("\n\n[clients.a]\n", "3", "config-key-missing", "is missing"),
     "string-for-int": (
-        CLIENT + 'assertion_lifetime = "60"\n', "5", "config-value-invalid", "`int`, got `str`",
+        CLIENT + 'assertion_lifetime = "60"\n',
+        "5",
+        "config-value-invalid",
+        "it is '60'; expected a whole number from 1 to 300, in seconds",
     ),
     "bool-for-int": (
-        CLIENT + "assertion_lifetime = true\n", "5", "config-value-invalid", "got `bool`",
+        CLIENT + "assertion_lifetime = true\n",
+        "5",
+        "config-value-invalid",
+        "it is True; expected a whole",
     ),
-    "int-for-string": (CLIENT + "kid = 7\n", "5", "config-value-invalid", "`str"),
+    "int-for-string": (CLIENT + "kid = 7\n", "5", "config-value-invalid", "it is 7; expected text"),
     "int-for-bool": (
-        CLIENT + "allow_insecure_loopback = 1\n", "5", "config-value-invalid", "true or",
+        CLIENT + "allow_insecure_loopback = 1\n",
+        "5",
+        "config-value-invalid",
+        "true or",
     ),
     "string-for-list": (
-        CLIENT + 'allowed_origins = "https://x.example"\n', "5", "config-value-invalid", "array",
+        CLIENT + 'allowed_origins = "https://x.example"\n',
+        "5",
+        "config-value-invalid",
+        "expected a list",
     ),
-    "number-in-list": (CLIENT + "allowed_origins = [1]\n", "5", "config-value-invalid", "`str`"),
-    "date-for-string": (CLIENT + "kid = 2026-01-01\n", "5", "config-value-invalid", "`str"),
+    "number-in-list": (
+        CLIENT + "allowed_origins = [1]\n",
+        "5",
+        "config-value-invalid",
+        "it is [1]; expected a list",
+    ),
+    "date-for-string": (
+        CLIENT + "kid = 2026-01-01\n",
+        "5",
+        "config-value-invalid",
+        "it is 2026-01-01; expected text",
+    ),
     "list-for-string": (
         '[clients.a]\nfhir_base_url = ["https://x.example"]\nclient_id = "a"\nkey = "file:a"\n',
-        "2", "config-value-invalid", "got `array`",
+        "2",
+        "config-value-invalid",
+        "it is a list; expected text",
     ),
     "unknown-verify": (
-        CLIENT + 'verify = "sometimes"\n', "5", "config-value-invalid", "'always', 'first'",
+        CLIENT + 'verify = "sometimes"\n',
+        "5",
+        "config-value-invalid",
+        "'always', 'first'",
     ),
     "unknown-vendor": (
-        CLIENT + 'vendor = "epics"\n', "5", "config-value-invalid", "Did you mean 'epic'?",
+        CLIENT + 'vendor = "epics"\n',
+        "5",
+        "config-value-invalid",
+        "Did you mean 'epic'?",
     ),
     "unknown-custody": (
-        '[policy]\ncustody = "hsm"\n', "2", "config-value-invalid", "'out-of-process'",
+        '[policy]\ncustody = "hsm"\n',
+        "2",
+        "config-value-invalid",
+        "'out-of-process'",
     ),
     "lifetime-too-long": (
-        CLIENT + "assertion_lifetime = 301\n", "5", "config-value-invalid", "between 1 and 300",
+        CLIENT + "assertion_lifetime = 301\n",
+        "5",
+        "config-value-invalid",
+        "it is 301; expected",
     ),
     "window-whole": (
-        CLIENT + "renewal_window = 1.0\n", "5", "config-value-invalid", "between 0 and 1",
+        CLIENT + "renewal_window = 1.0\n",
+        "5",
+        "config-value-invalid",
+        "it is 1.0; expected a number greater than 0 and less than 1",
     ),
-    "window-none": (CLIENT + "renewal_window = 0\n", "5", "config-value-invalid", "0.2 for"),
+    "window-none": (
+        CLIENT + "renewal_window = 0\n",
+        "5",
+        "config-value-invalid",
+        "Write renewal_window = 0.2",
+    ),
     "retries-negative": (CLIENT + "retries = -1\n", "5", "config-value-invalid", "from 0 to 20"),
     "signer-retries-many": (
-        CLIENT + "signer_retries = 21\n", "5", "config-value-invalid", "signer_retries is not",
+        CLIENT + "signer_retries = 21\n",
+        "5",
+        "config-value-invalid",
+        "signer_retries: it is 21",
     ),
     "rate": (CLIENT + 'rate_limit = "5 per minute"\n', "5", "config-value-invalid", '"5/60"'),
     "correction": (
-        CLIENT + 'clock_correction = "off"\n', "5", "config-value-invalid", "'on', 'warn'",
+        CLIENT + 'clock_correction = "off"\n',
+        "5",
+        "config-value-invalid",
+        "'on', 'warn'",
     ),
-    "timeout-zero": ("[http]\ntimeout = 0\n", "2", "config-value-invalid", "between 0 and 600"),
-    "timeout-nan": ("[http]\ntimeout = nan\n", "2", "config-value-invalid", "between 0 and 600"),
-    "timeout-inf": ("[http]\ntimeout = inf\n", "2", "config-value-invalid", "between 0 and 600"),
-    "timeout-string": ("[http]\ntimeout = '10'\n", "2", "config-value-invalid", "`float`"),
+    "timeout-zero": (
+        "[http]\ntimeout = 0\n",
+        "2",
+        "config-value-invalid",
+        "it is 0; expected a number",
+    ),
+    "timeout-nan": ("[http]\ntimeout = nan\n", "2", "config-value-invalid", "it is nan; expected"),
+    "timeout-inf": ("[http]\ntimeout = inf\n", "2", "config-value-invalid", "it is inf; expected"),
+    "timeout-string": (
+        "[http]\ntimeout = '10'\n",
+        "2",
+        "config-value-invalid",
+        "it is '10'; expected",
+    ),
     "client-not-a-table": ('[clients]\na = "x"\n', "2", "config-value-invalid", "not a table"),
     "clients-not-a-table": ("clients = 1\n", "1", "config-value-invalid", "not a table"),
     "client-array": ("[[clients.a]]\nx = 1\n", "1", "config-value-invalid", "not a table"),
     "backend-not-a-table": ("[backends]\nfile = 1\n", "2", "config-value-invalid", "not a table"),
     "http-base": (
-        CLIENT.replace("https://", "http://"), "2", "url-insecure", "not HTTPS",
+        CLIENT.replace("https://", "http://"),
+        "2",
+        "url-insecure",
+        "not HTTPS",
     ),
     "bad-scope": (CLIENT + 'scope = "a, b"\n', "5", "configuration-invalid", "comma"),
     "bad-algorithm": (CLIENT + 'algorithm = "ES348"\n', "5", "algorithm-unknown", "ES384"),
     "bad-key-uri": (
-        CLIENT.replace("file:client.pem", "client.pem"), "4", "key-uri-invalid", "scheme",
+        CLIENT.replace("file:client.pem", "client.pem"),
+        "4",
+        "key-uri-invalid",
+        "scheme",
     ),
     "bad-origin": (
-        CLIENT + 'allowed_origins = ["files.example.org"]\n', "5", "configuration-invalid", "https",
+        CLIENT + 'allowed_origins = ["files.example.org"]\n',
+        "5",
+        "configuration-invalid",
+        "https",
     ),
     "inline-table": (
         'clients = {a = {fhir_base_url = "https://x.example", client_id = "i", key = "k", x = 1}}',
-        "1", "config-key-unknown", "no such key",
+        "1",
+        "config-key-unknown",
+        "no such key",
     ),
     "dotted-keys": (
         '[clients]\na.client_id = "i"\na.fhir_base_url = "https://x.example"\na.kye = "file:x"\n',
-        "4", "config-key-unknown", "'key'",
+        "4",
+        "config-key-unknown",
+        "'key'",
     ),
     "dotted-header": (
         CLIENT.replace("[clients.a]", '[ clients . "a" ]  # x') + "kidd = 1\n",
-        "5", "config-key-unknown", "'kid'",
+        "5",
+        "config-key-unknown",
+        "'kid'",
     ),
     "quoted-name": (
         CLIENT.replace("[clients.a]", '[clients."epic [prod] #1"]') + "kidd = 1\n",
-        "5", "config-key-unknown", "epic [prod] #1",
+        "5",
+        "config-key-unknown",
+        "epic [prod] #1",
     ),
     "quoted-key": (CLIENT + '"kidd" = 1\n', "5", "config-key-unknown", "'kid'"),
     "multi-line-array": (
         CLIENT + 'allowed_origins = [\n  "https://a.example",\n  "http://b.example",\n]\n',
-        "5", "url-insecure", "not HTTPS",
+        "5",
+        "url-insecure",
+        "not HTTPS",
     ),
     "header-inside-a-string": (
         CLIENT + 'kid = """\n[http]\ntimeuot = 1\n"""\n[http]\nproxi = "x"\ntimeuot = 1\n',
-        "10", "config-key-unknown", "'proxy'",
+        "10",
+        "config-key-unknown",
+        "'proxy'",
     ),
     "key-inside-a-string": (
-        CLIENT + "kid = '''\nkidd = 1\n'''\nkidd = 2\n", "8", "config-key-unknown", "'kid'",
+        CLIENT + "kid = '''\nkidd = 1\n'''\nkidd = 2\n",
+        "8",
+        "config-key-unknown",
+        "'kid'",
     ),
     "same-key-in-another-table": (
         CLIENT + "scope = 'x'\n" + CLIENT.replace("[clients.a]", "[clients.b]") + "scope = ''\n",
-        "10", "configuration-invalid", "scope is empty",
+        "10",
+        "configuration-invalid",
+        "scope is empty",
     ),
     "escaped-key": (CLIENT + '"k\\u0069dd" = 1\n', None, "config-key-unknown", "'kid'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("text", "line", "code", "said"), FAULTS.values(), ids=FAULTS)
@@ -484,7 +574,7 @@ class TestOpening:
     def test_unknown_backend_setting(self, tmp_path: Path, pem_file: Path) -> None:
         """A backend refuses settings it does not know."""
         config = self.config(tmp_path, pem_file, "[backends.file]\nmodul = 'x'\n")
-        with pytest.raises(ConfigurationError, match="no setting called 'modul'"):
+        with pytest.raises(ConfigurationError, match="modul: there is no such key"):
             open_client_signer(config)
 
 

@@ -67,7 +67,7 @@ def test_without_a_table_of_its_own(tmp_path: Path) -> None:
         ("require_published = false", "policy-loosened", "true"),
         ("algorithms = []", "config-value-invalid", "empty"),
         ('algorithms = ["ES385"]', "config-value-invalid", "ES385"),
-        ("min_ec_bits = -1", "config-value-invalid", "negative"),
+        ("min_ec_bits = -1", "config-value-invalid", "it is -1; expected"),
         ('custody = "Hardware"', "config-value-invalid", "Hardware"),
         ("max_age = 3", "config-key-unknown", "max_age"),
     ],

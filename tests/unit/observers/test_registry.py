@@ -146,10 +146,10 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("table", "said"),
         [
-            ({"required": "yes"}, "required in .* is not true or false"),
-            ({}, "missing required field `path`"),
-            ({"path": 7}, "Expected `str`, got `int`"),
-            ({"path": "x", "fsinc": True}, "no setting called 'fsinc'"),
+            ({"required": "yes"}, "required: it is 'yes'; expected true or false"),
+            ({}, "the required key 'path' is missing"),
+            ({"path": 7}, "path: it is 7; expected text"),
+            ({"path": "x", "fsinc": True}, "fsinc: there is no such key"),
         ],
     )
     def test_audit(self, table: dict[str, Any], said: str) -> None:

@@ -127,7 +127,7 @@ def test_patience_grows_when_the_old_token_ends(clock: ManualClock) -> None:
         return await Step("ask")  # type: ignore[no-any-return]
 
     events = TokenEvents("client", "https://fhir.example.org", NOBODY, clock.clock)
-    kept = TokenCache(ask, events, clock=clock.clock)
+    kept = TokenCache(ask, events, 0.2, clock=clock.clock)
     kept.replace(clock.token())
     clock.passes(299)
     Call(kept.get(SteppedIO(clock.deadline())))

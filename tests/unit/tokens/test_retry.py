@@ -18,6 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import keystay
 from keystay.assertion import decode_unverified
 from keystay.errors import (
     BackendUnavailableError,
@@ -28,7 +29,6 @@ from keystay.errors import (
 )
 from keystay.http.messages import HttpResponse
 from keystay.signer import Signer
-from keystay.tokens.core import ClientCore
 from keystay.tokens.retry import RateLimiter
 from tests.support.stepping import Call, ManualClock, SteppedIO
 from tests.support.token_clients import GRANT
@@ -55,7 +55,8 @@ class Client:
             "signer_retries": 1,
             **more,
         }
-        self.clock, self.core = clock, ClientCore(settings, clock.clock)
+        self.clock = clock
+        self.core = keystay.TokenClient(clock=clock.clock, **settings)._core
 
     def ask(self, seconds: float = 600.0) -> Call[AccessToken]:
         """A new token, whatever is kept."""

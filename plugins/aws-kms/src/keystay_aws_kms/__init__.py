@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
     from keystay_aws_kms.key import KmsKey
+    from keystay_aws_kms.settings import Table
     from keystay_aws_kms.store import KmsStore
 
-__all__ = ["api_version", "keystay_open_key", "keystay_open_store"]
+__all__ = ["api_version", "keystay_open_key", "keystay_open_store", "keystay_settings"]
 
 api_version = 1
 
@@ -37,3 +38,11 @@ def keystay_open_store(uri: KeyURI, context: BackendContext) -> KmsStore:
     from keystay_aws_kms.store import KmsStore
 
     return KmsStore.open(uri, context)
+
+
+@hookimpl
+def keystay_settings() -> type[Table]:
+    """What `[backends.awskms]` may say."""
+    from keystay_aws_kms.settings import Table
+
+    return Table

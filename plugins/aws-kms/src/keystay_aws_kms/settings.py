@@ -1,11 +1,6 @@
 """What an `awskms:` URI and `[backends.awskms]` say together; the URI wins.
 
-| URI        | `[backends.awskms]` | means                                                       |
-|------------|---------------------|-------------------------------------------------------------|
-| `region`   | `region`            | AWS region; default the ARN's, else as boto3 finds it       |
-| `profile`  | `profile`           | profile in `~/.aws/config`; default as boto3 finds it       |
-| `endpoint` | `endpoint`          | URL of KMS, such as a VPC endpoint's                        |
-|            | `tags`              | table of tags that `keystay key generate` gives a new key   |
+In the URI: `region`, `profile`, `endpoint`.
 
 Credentials come from boto3's own chain (environment, profile, web identity, container, instance),
 never from here.
@@ -15,20 +10,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
-from keystay.errors import ConfigurationError, KeyURIError, did_you_mean
+import msgspec
+
+from keystay.errors import ConfigurationError, KeystayError, KeyURIError
+from keystay.settings import read_plugin_table, setting
 
 if TYPE_CHECKING:
     from keystay.key_uri import KeyURI
 
-__all__ = ["Settings", "endpoint_problem", "is_aws", "is_loopback"]
+__all__ = ["Settings", "Table", "endpoint_problem", "is_aws", "is_loopback"]
 
 _QUERY = ("region", "profile", "endpoint")
-_KNOWN = (*_QUERY, "tags")
 _TABLE = "[backends.awskms]"
 _REGION = re.compile(r"[a-z]{2,}(?:-[a-z]+)+-[0-9]+")
 _AWS = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws",
@@ -38,6 +35,54 @@ _CHAIN = (
     "keystay takes credentials as boto3 finds them: AWS_… variables, a profile, a role. "
     f"Leave them out of the key URI and of {_TABLE}."
 )
+_ENDPOINT = (
+    "Write https://kms.REGION.amazonaws.com or your VPC endpoint's URL; http:// is for emulators "
+    "on this machine only."
+)
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """`[backends.awskms]`."""
+
+    region: Annotated[
+        str | None,
+        setting("AWS region.", example='"eu-west-1"', default="the ARN's, else as boto3 finds it"),
+    ] = None
+    profile: Annotated[
+        str | None,
+        setting("Profile in `~/.aws/config`.", example='"prod"', default="as boto3 finds it"),
+    ] = None
+    endpoint: Annotated[
+        str | None,
+        setting(
+            "URL of KMS, such as a VPC endpoint's.",
+            example='"https://kms.eu-west-1.amazonaws.com"',
+            default="AWS's own",
+        ),
+    ] = None
+    tags: Annotated[
+        dict[str, str],
+        setting("Tags that `keystay key generate` gives a new key.", example='{ app = "epic" }'),
+    ] = {}
+
+    def faults(self) -> Iterator[tuple[str, KeystayError]]:
+        """Each setting of the right type that still cannot be used."""
+        if self.region is not None and not _REGION.fullmatch(self.region):
+            yield (
+                "region",
+                ConfigurationError(
+                    f"{self.region!r} is no AWS region.", hint='Write region = "eu-west-1".'
+                ),
+            )
+        if self.profile == "":
+            yield "profile", ConfigurationError("The profile is empty.", hint="Leave it out.")
+        if self.endpoint is not None and (problem := endpoint_problem(self.endpoint)):
+            yield "endpoint", ConfigurationError(f"The KMS endpoint {problem}.", hint=_ENDPOINT)
+        if "" in self.tags:
+            yield (
+                "tags",
+                ConfigurationError("A tag has no name.", hint='Write tags = { app = "epic" }.'),
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +103,30 @@ class Settings:
 
     @classmethod
     def read(
-        cls, uri: KeyURI, table: Mapping[str, object], arn_region: str | None = None
+        cls, uri: KeyURI, values: Mapping[str, object], arn_region: str | None = None
     ) -> Settings:
         """Read both.
 
         Args:
             uri: The key URI.
-            table: `[backends.awskms]`.
+            values: `[backends.awskms]`.
             arn_region: The region of the ARN in the URI, if that is what names the key.
 
         Raises:
             KeyURIError: The URI holds something unknown or unusable.
             ConfigurationError: The table does.
         """
-        _refuse_credentials(uri, table)
+        _refuse_credentials(uri, values)
         uri.require_known(query=_QUERY)
-        for name in table:
-            if name not in _KNOWN:
-                raise ConfigurationError(
-                    f"{_TABLE} has no setting called {name!r}.", hint=did_you_mean(name, _KNOWN)
-                )
+        table = read_plugin_table(Table, values, "backends.awskms", without=uri.query)
+        endpoint = uri.query.get("endpoint")
+        if endpoint is not None and (problem := endpoint_problem(endpoint)):
+            uri.fault("endpoint", f"The KMS endpoint {problem}.", hint=_ENDPOINT)
         return cls(
-            region=_region(uri, table, arn_region),
-            profile=uri.query.get("profile") or _text(table, "profile"),
-            endpoint=_endpoint(uri, table),
-            tags=_tags(table),
+            region=_region(uri, arn_region) or table.region,
+            profile=uri.query.get("profile") or table.profile,
+            endpoint=endpoint or table.endpoint,
+            tags=table.tags,
         )
 
 
@@ -120,7 +164,7 @@ def is_aws(url: str) -> bool:
     return (urlsplit(url).hostname or "").endswith(_AWS)
 
 
-def _refuse_credentials(uri: KeyURI, table: Mapping[str, object]) -> None:
+def _refuse_credentials(uri: KeyURI, values: Mapping[str, object]) -> None:
     for name in uri.query:
         if name not in _QUERY and _CREDENTIALS.search(name):
             raise KeyURIError(
@@ -129,14 +173,14 @@ def _refuse_credentials(uri: KeyURI, table: Mapping[str, object]) -> None:
                 hint=_CHAIN,
                 code="key-uri-secret",
             )
-    for name in table:
-        if name not in _KNOWN and _CREDENTIALS.search(name):
+    for name in values:
+        if name not in Table.__struct_fields__ and _CREDENTIALS.search(name):
             raise ConfigurationError(
                 f"{_TABLE} {name} would put credentials into the configuration.", hint=_CHAIN
             )
 
 
-def _region(uri: KeyURI, table: Mapping[str, object], arn_region: str | None) -> str | None:
+def _region(uri: KeyURI, arn_region: str | None) -> str | None:
     given = uri.query.get("region")
     if given is not None and not _REGION.fullmatch(given):
         uri.fault("region", f"{given!r} is no AWS region.", hint="Write region=eu-west-1.")
@@ -146,45 +190,4 @@ def _region(uri: KeyURI, table: Mapping[str, object], arn_region: str | None) ->
             f"region is {given}, but the ARN is one of {arn_region}.",
             hint="Leave region out: the ARN says it.",
         )
-    value = given or arn_region or _text(table, "region")
-    if value is not None and not _REGION.fullmatch(value):
-        raise ConfigurationError(
-            f"{_TABLE} region {value!r} is no AWS region.", hint='Write region = "eu-west-1".'
-        )
-    return value
-
-
-def _endpoint(uri: KeyURI, table: Mapping[str, object]) -> str | None:
-    given = uri.query.get("endpoint")
-    value = given if given is not None else _text(table, "endpoint")
-    if value is None or (problem := endpoint_problem(value)) is None:
-        return value
-    hint = (
-        "Write https://kms.REGION.amazonaws.com or your VPC endpoint's URL; "
-        "http:// is for emulators on this machine only."
-    )
-    if given is not None:
-        uri.fault("endpoint", f"The KMS endpoint {problem}.", hint=hint)
-    raise ConfigurationError(f"The KMS endpoint {problem} ({_TABLE} endpoint).", hint=hint)
-
-
-def _tags(table: Mapping[str, object]) -> Mapping[str, str]:
-    tags = table.get("tags", {})
-    if not isinstance(tags, Mapping) or not all(
-        isinstance(name, str) and name and isinstance(value, str) for name, value in tags.items()
-    ):
-        raise ConfigurationError(
-            f"{_TABLE} tags is not a table of text values.", hint='Write tags = { app = "epic" }.'
-        )
-    return dict(tags)
-
-
-def _text(table: Mapping[str, object], name: str) -> str | None:
-    value = table.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value:
-        raise ConfigurationError(
-            f"{_TABLE} {name} is not text.", hint=f'Write {name} = "…" with quotes.'
-        )
-    return value
+    return given or arn_region

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
     from keystay_gcp_kms.key import GcpKey
+    from keystay_gcp_kms.settings import Settings
     from keystay_gcp_kms.store import GcpStore
 
-__all__ = ["api_version", "keystay_open_key", "keystay_open_store"]
+__all__ = ["api_version", "keystay_open_key", "keystay_open_store", "keystay_settings"]
 
 api_version = 1
 
@@ -35,3 +36,11 @@ def keystay_open_store(uri: KeyURI, context: BackendContext) -> GcpStore:
     from keystay_gcp_kms.store import GcpStore
 
     return GcpStore.open(uri, context)
+
+
+@hookimpl
+def keystay_settings() -> type[Settings]:
+    """What `[backends.gcpkms]` may say."""
+    from keystay_gcp_kms.settings import Settings
+
+    return Settings

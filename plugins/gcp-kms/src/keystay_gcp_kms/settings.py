@@ -1,13 +1,6 @@
 """What a `gcpkms:` URI and `[backends.gcpkms]` say together; the URI wins.
 
-| URI and table | means                                                                     |
-|---------------|---------------------------------------------------------------------------|
-| `transport`   | `grpc` (default) or `rest`, for networks that let only HTTP/1.1 through   |
-| `endpoint`    | `HOST` or `HOST:PORT` instead of cloudkms.googleapis.com                  |
-| `protection`  | of keys that are generated: `software` (default) or `hsm`                 |
-
-In the table only: `attestation_roots`, a PEM file of the certificates that are trusted to vouch for
-HSMs (the manufacturer's root, Google's), so that an HSM's attestation can be verified.
+In the URI: `transport`, `endpoint`, `protection`.
 
 An endpoint that is a loopback *address* is an emulator: it is spoken to in the clear and without
 credentials. Every other gets TLS and Google's Application Default Credentials.
@@ -18,21 +11,22 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from keystay.errors import ConfigurationError, did_you_mean
+import msgspec
+
+from keystay.errors import ConfigurationError, KeystayError
+from keystay.settings import read_plugin_table, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from keystay.key_uri import KeyURI
 
 __all__ = ["Settings"]
 
 _QUERY = ("transport", "endpoint", "protection")
-_KNOWN = (*_QUERY, "attestation_roots")
-_TABLE = "[backends.gcpkms]"
+_ENDPOINT_HINT = "Write HOST or HOST:PORT, without https:// and without a path."
 _ENDPOINT = re.compile(
     r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::(?P<port>\d{1,5}))?\Z"
 )
@@ -40,24 +34,34 @@ _GOOGLE = ".googleapis.com"
 _UNIVERSE = "GOOGLE_CLOUD_UNIVERSE_DOMAIN"  # of partners who run Google's software themselves
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How to reach Google Cloud KMS.
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to reach Google Cloud KMS: `[backends.gcpkms]`, and what the URI says instead."""
 
-    Attributes:
-        transport: `grpc` or `rest`.
-        endpoint: `HOST` or `HOST:PORT`, or None for Google's own.
-        protection: `software` or `hsm`, for new keys.
-        attestation_roots: PEM file of roots for attestations, or None.
-    """
-
-    transport: Literal["grpc", "rest"] = "grpc"
-    endpoint: str | None = None
-    protection: Literal["software", "hsm"] = "software"
-    attestation_roots: str | None = None
+    transport: Annotated[
+        Literal["grpc", "rest"],
+        setting("`rest` is for networks that let only HTTP/1.1 through."),
+    ] = "grpc"
+    endpoint: Annotated[
+        str | None,
+        setting(
+            "`HOST` or `HOST:PORT` instead of cloudkms.googleapis.com.",
+            example='"cloudkms-eu.example.org"',
+        ),
+    ] = None
+    protection: Annotated[
+        Literal["software", "hsm"], setting("Protection level of keys that are generated.")
+    ] = "software"
+    attestation_roots: Annotated[
+        str | None,
+        setting(
+            "PEM file of the certificates that are trusted to vouch for HSMs (the manufacturer's "
+            "root, Google's), so that an HSM's attestation can be verified.",
+            example='"/etc/keystay/hsm-roots.pem"',
+        ),
+    ] = None
 
     @classmethod
-    def read(cls, uri: KeyURI, table: Mapping[str, object]) -> Settings:
+    def read(cls, uri: KeyURI, values: Mapping[str, object]) -> Settings:
         """Read both.
 
         Raises:
@@ -65,19 +69,21 @@ class Settings:
             ConfigurationError: The table does.
         """
         uri.require_known(query=_QUERY)
-        for name in table:
-            if name not in _KNOWN:
-                raise ConfigurationError(
-                    f"{_TABLE} has no setting called {name!r}.", hint=did_you_mean(name, _KNOWN)
-                )
-        transport = _choice(uri, table, "transport", ("grpc", "rest"))
-        protection = _choice(uri, table, "protection", ("software", "hsm"))
-        return cls(
-            cast(Literal["grpc", "rest"], transport),
-            _endpoint(uri, table),
-            cast(Literal["software", "hsm"], protection),
-            _path(table, "attestation_roots"),
-        )
+        table = read_plugin_table(cls, values, "backends.gcpkms", without=uri.query)
+        for name, allowed in (("transport", ("grpc", "rest")), ("protection", ("software", "hsm"))):
+            if (given := uri.query.get(name)) is not None and given not in allowed:
+                uri.fault(name, f"{name} is {given!r}.", hint=f"Write {' or '.join(allowed)}.")
+        endpoint = uri.query.get("endpoint")
+        if endpoint is not None and not _is_endpoint(endpoint):
+            uri.fault("endpoint", f"endpoint is {endpoint!r}.", hint=_ENDPOINT_HINT)
+        return msgspec.structs.replace(table, **uri.query)
+
+    def faults(self) -> Iterator[tuple[str, KeystayError]]:
+        """Each setting of the right type that still cannot be used."""
+        if self.endpoint is not None and not _is_endpoint(self.endpoint):
+            yield "endpoint", ConfigurationError("It is no endpoint.", hint=_ENDPOINT_HINT)
+        if self.attestation_roots == "":
+            yield "attestation_roots", ConfigurationError("It is empty.", hint="Leave it out.")
 
     @property
     def loopback(self) -> bool:
@@ -103,38 +109,9 @@ class Settings:
         return self.host.lower().endswith(_GOOGLE)
 
 
-def _choice(uri: KeyURI, table: Mapping[str, object], name: str, allowed: tuple[str, ...]) -> str:
-    given = uri.query.get(name)
-    value = table.get(name, allowed[0]) if given is None else given
-    if isinstance(value, str) and value in allowed:
-        return value
-    hint = f"Write {' or '.join(allowed)}."
-    if given is not None:
-        uri.fault(name, f"{name} is {given!r}.", hint=hint)
-    raise ConfigurationError(f"{_TABLE} {name} is {value!r}.", hint=hint)
-
-
-def _endpoint(uri: KeyURI, table: Mapping[str, object]) -> str | None:
-    given = uri.query.get("endpoint")
-    value = table.get("endpoint") if given is None else given
-    if value is None:
-        return None
-    found = _ENDPOINT.match(value) if isinstance(value, str) else None
-    if isinstance(value, str) and found and 0 < int(found["port"] or 443) < 1 << 16:
-        return value
-    hint = "Write HOST or HOST:PORT, without https:// and without a path."
-    if given is not None:
-        uri.fault("endpoint", f"endpoint is {given!r}.", hint=hint)
-    raise ConfigurationError(f"{_TABLE} endpoint is {value!r}.", hint=hint)
-
-
-def _path(table: Mapping[str, object], name: str) -> str | None:
-    value = table.get(name)
-    if value is None or (isinstance(value, str) and value):
-        return value
-    raise ConfigurationError(
-        f"{_TABLE} {name} is {value!r}.", hint=f'Write {name} = "/etc/keystay/hsm-roots.pem".'
-    )
+def _is_endpoint(value: str) -> bool:
+    found = _ENDPOINT.match(value)
+    return bool(found and 0 < int(found["port"] or 443) < 1 << 16)
 
 
 def _host(endpoint: str) -> str:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
     from keystay_pem.key import PemKey
+    from keystay_pem.settings import Settings
     from keystay_pem.store import PemStore
 
-__all__ = ["api_version", "keystay_open_key", "keystay_open_store"]
+__all__ = ["api_version", "keystay_open_key", "keystay_open_store", "keystay_settings"]
 
 api_version = 1
 
@@ -35,3 +36,11 @@ def keystay_open_store(uri: KeyURI, context: BackendContext) -> PemStore:
     from keystay_pem.store import PemStore
 
     return PemStore(uri, context)
+
+
+@hookimpl
+def keystay_settings() -> type[Settings]:
+    """What `[backends.file]` may say."""
+    from keystay_pem.settings import Settings
+
+    return Settings

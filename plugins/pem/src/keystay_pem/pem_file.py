@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from keystay.errors import (
-    ConfigurationError,
     KeyAmbiguousError,
     KeyNotFoundError,
     KeyUnusableError,
@@ -22,6 +21,8 @@ from keystay.errors import (
 )
 from keystay.files import doubt
 from keystay.jwk import key_kind
+from keystay.settings import read_plugin_table
+from keystay_pem.settings import Settings
 
 if TYPE_CHECKING:
     from keystay.backends import BackendContext
@@ -32,7 +33,6 @@ __all__ = ["PrivateKey", "check_uri", "load", "passphrase_for", "path_of"]
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
 _QUERY = ("passphrase-source",)
-_SETTINGS = ("passphrase_source",)
 _MAX_BYTES = 1 << 20
 _MAX_PASSPHRASE = 1023
 _LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
@@ -52,12 +52,7 @@ def check_uri(uri: KeyURI, context: BackendContext) -> None:
         KeyURIError, ConfigurationError: With what is known.
     """
     uri.require_known(query=_QUERY)
-    for name in context.settings:
-        if name not in _SETTINGS:
-            raise ConfigurationError(
-                f"[backends.file] has no setting called {name!r}.",
-                hint=f"Known: {', '.join(_SETTINGS)}.",
-            )
+    read_plugin_table(Settings, context.settings, "backends.file")
 
 
 def path_of(uri: KeyURI, context: BackendContext) -> Path:
@@ -119,10 +114,8 @@ def passphrase_for(uri: KeyURI, context: BackendContext, path: Path) -> bytes | 
     """The passphrase the URI or the settings refer to, as UTF-8, or None."""
     reference = uri.query.get("passphrase-source")
     if reference is None:
-        setting = context.settings.get("passphrase_source")
-        if setting is not None and not isinstance(setting, str):
-            raise ConfigurationError("passphrase_source in [backends.file] is not a string.")
-        reference = setting
+        settings = read_plugin_table(Settings, context.settings, "backends.file")
+        reference = settings.passphrase_source
     secret = context.secrets.resolve(reference, f"the passphrase of {path}")
     passphrase = None if secret is None else secret.reveal().encode()
     if passphrase is not None and len(passphrase) > _MAX_PASSPHRASE:

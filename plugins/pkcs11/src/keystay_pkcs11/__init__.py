@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
     from keystay_pkcs11.key import Pkcs11Key
+    from keystay_pkcs11.settings import Table
     from keystay_pkcs11.store import Pkcs11Store
 
-__all__ = ["api_version", "keystay_open_key", "keystay_open_store"]
+__all__ = ["api_version", "keystay_open_key", "keystay_open_store", "keystay_settings"]
 
 api_version = 1
 
@@ -36,3 +37,11 @@ def keystay_open_store(uri: KeyURI, context: BackendContext) -> Pkcs11Store:
     from keystay_pkcs11.store import Pkcs11Store
 
     return Pkcs11Store.open(uri, context)
+
+
+@hookimpl
+def keystay_settings() -> type[Table]:
+    """What `[backends.pkcs11]` may say."""
+    from keystay_pkcs11.settings import Table
+
+    return Table

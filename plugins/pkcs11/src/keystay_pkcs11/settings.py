@@ -1,44 +1,91 @@
 """What a `pkcs11:` URI and `[backends.pkcs11]` say together; the URI wins.
 
-| URI            | `[backends.pkcs11]` | means                                                  |
-|----------------|---------------------|--------------------------------------------------------|
-| `module-path`  | `module`            | absolute path of the PKCS#11 module                    |
-| `pin-source`   | `pin_source`        | reference to the PIN, or an absolute path (RFC 7512)   |
-| `max-sessions` | `max_sessions`      | sessions at most, besides the one that is logged in: 8 |
-| `rw`           | `rw`                | `true`: read-write sessions                            |
-| `user-type`    | `user_type`         | `user`, `so`, or a vendor's number                     |
-|                | `init_args`         | what C_Initialize passes in pReserved (NSS)            |
-|                | `after_fork`        | `reset`, or `refuse`: a forked child leaves it alone   |
+In the URI: `module-path`, `pin-source`, `max-sessions`, `rw`, `user-type`.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from keystay.errors import ConfigurationError, did_you_mean
+import msgspec
+
+from keystay.errors import ConfigurationError, KeystayError
+from keystay.settings import read_plugin_table, setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from keystay.key_uri import KeyURI
 
-__all__ = ["DEFAULT_MAX_SESSIONS", "Settings"]
+__all__ = ["Settings", "Table"]
 
 AfterFork = Literal["reset", "refuse"]
 
-DEFAULT_MAX_SESSIONS = 8
 _MOST_SESSIONS = 1024
 _USER, _SECURITY_OFFICER, _CONTEXT_SPECIFIC = 1, 0, 2
 _USER_TYPES = {"user": _USER, "so": _SECURITY_OFFICER}
 _QUERY = ("module-path", "module-name", "pin-source", "max-sessions", "rw", "user-type")
-_KNOWN = ("module", "pin_source", "max_sessions", "rw", "user_type", "init_args", "after_fork")
-_TABLE = "[backends.pkcs11]"
+_USERS = '"user", "so", or a number that the vendor defines'
+_PIN_HINT = "Write pin-source=file:/run/secrets/pin, env:NAME, credential:NAME or prompt:."
 _MODULE_HINT = (
     "`p11-kit list-modules` shows what is installed; SoftHSM is usually "
     "/usr/lib/softhsm/libsofthsm2.so."
 )
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True):
+    """`[backends.pkcs11]`."""
+
+    module: Annotated[
+        str | None,
+        setting(
+            "Absolute path of the PKCS#11 module.",
+            example='"/usr/lib/softhsm/libsofthsm2.so"',
+        ),
+    ] = None
+    pin_source: Annotated[
+        str | None,
+        setting(
+            "Reference to the PIN, or an absolute path (RFC 7512 §2.4).",
+            example='"file:/run/secrets/pin"',
+            is_shown=False,
+        ),
+    ] = None
+    max_sessions: Annotated[
+        int,
+        setting(
+            "Sessions that sign at most, besides the one that is logged in.",
+            ge=1,
+            le=_MOST_SESSIONS,
+        ),
+    ] = 8
+    rw: Annotated[bool, setting("Whether sessions are read-write.")] = False
+    user_type: Annotated[
+        str | int,
+        setting("Who logs in: `user`, `so`, or the number of a vendor's user type."),
+    ] = "user"
+    init_args: Annotated[
+        str | None,
+        setting("What C_Initialize passes in pReserved (NSS).", example='"configdir=…"'),
+    ] = None
+    after_fork: Annotated[
+        AfterFork,
+        setting(
+            "What a forked child does: `reset` finalises and initialises the module, `refuse` "
+            "leaves it to the parent."
+        ),
+    ] = "reset"
+
+    def faults(self) -> Iterator[tuple[str, KeystayError]]:
+        """Each setting of the right type that still cannot be used."""
+        if self.module is not None and (problem := _module_problem(self.module)):
+            yield "module", ConfigurationError(problem, hint=_MODULE_HINT)
+        if self.pin_source is not None and (problem := _pin_problem(self.pin_source)):
+            yield "pin_source", ConfigurationError(problem, hint=_PIN_HINT)
+        if _user_number(self.user_type) is None:
+            yield "user_type", ConfigurationError("It is no user type.", hint=f"Write {_USERS}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +105,14 @@ class Settings:
 
     module: str
     pin_source: str | None = None
-    max_sessions: int = DEFAULT_MAX_SESSIONS
+    max_sessions: int = 8
     rw: bool = False
     user_type: int = _USER
     init_args: str | None = None
     after_fork: AfterFork = "reset"
 
     @classmethod
-    def read(cls, uri: KeyURI, table: Mapping[str, object]) -> Settings:
+    def read(cls, uri: KeyURI, values: Mapping[str, object]) -> Settings:
         """Read both.
 
         Raises:
@@ -73,137 +120,73 @@ class Settings:
             ConfigurationError: The table does, or no module is named.
         """
         uri.require_known(attributes=tuple(uri.attributes), query=_QUERY)
-        for name in table:
-            if name not in _KNOWN:
-                raise ConfigurationError(
-                    f"{_TABLE} has no setting called {name!r}.", hint=did_you_mean(name, _KNOWN)
-                )
-        read = _Reader(uri, table)
-        return cls(
-            module=read.module(),
-            pin_source=read.pin_source(),
-            max_sessions=read.max_sessions(),
-            rw=read.rw(),
-            user_type=read.user_type(),
-            init_args=read.text("init_args"),
-            after_fork=read.after_fork(),
-        )
-
-
-class _Reader:
-    """Takes each value from the URI, else from the table, and faults the one it came from."""
-
-    def __init__(self, uri: KeyURI, table: Mapping[str, object]) -> None:
-        self._uri, self._table = uri, table
-
-    def text(self, name: str) -> str | None:
-        value = self._table.get(name)
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value:
-            raise self._bad_setting(name, "text in quotes")
-        return value
-
-    def module(self) -> str:
-        if "module-name" in self._uri.query:
-            self._uri.fault(
+        query, fault = uri.query, uri.fault
+        said = [name.replace("-", "_") for name in query]
+        without = [*said, "module"] if "module-path" in query else said
+        table = read_plugin_table(Table, values, "backends.pkcs11", without=without)
+        if "module-name" in query:
+            fault(
                 "module-name",
                 "module-name would search for the module; keystay loads none that it is not given "
                 "by path.",
                 hint=f"Write module-path=/absolute/path.so. {_MODULE_HINT}",
             )
-        given = self._uri.query.get("module-path")
-        path = given if given is not None else self.text("module")
-        if path is None:
+        module = query.get("module-path", table.module)
+        if module is None:
             raise ConfigurationError(
                 "No PKCS#11 module is named.",
                 hint="Add ?module-path=/absolute/path.so to the key URI, or module = … to "
-                f"{_TABLE}. {_MODULE_HINT}",
+                f"[backends.pkcs11]. {_MODULE_HINT}",
                 code="module-missing",
             )
-        problem = None
-        # The path stays text: dlopen takes it as it is.
-        if not os.path.isabs(path):  # noqa: PTH117
-            problem = f"The PKCS#11 module {path!r} is not an absolute path."
-        elif not os.path.exists(path):  # noqa: PTH110
-            problem = f"There is no PKCS#11 module {path}."
-        elif not os.path.isfile(path):  # noqa: PTH113
-            problem = f"The PKCS#11 module {path} is not a file."
-        if problem is not None:
-            self._refuse("module-path", given, problem, f"{_TABLE} module", _MODULE_HINT)
-        return path
-
-    def pin_source(self) -> str | None:
-        given = self._uri.query.get("pin-source")
-        source = given if given is not None else self.text("pin_source")
-        if source is not None and source.startswith("|"):
-            self._refuse(
-                "pin-source",
-                given,
-                "A PIN is not read from a command.",
-                f"{_TABLE} pin_source",
-                "Write pin-source=file:/run/secrets/pin, env:NAME or prompt:.",
+        if problem := _module_problem(module):
+            fault("module-path", problem, hint=_MODULE_HINT)
+        source = query.get("pin-source", table.pin_source)
+        if source is not None and (problem := _pin_problem(source)):
+            fault("pin-source", problem, hint=_PIN_HINT)
+        most = query.get("max-sessions", str(table.max_sessions))
+        if not (most.isdecimal() and len(most) <= 4 and 1 <= int(most) <= _MOST_SESSIONS):
+            fault(
+                "max-sessions",
+                f"max-sessions is {most!r}.",
+                hint=f"Write a number from 1 to {_MOST_SESSIONS}.",
             )
-        # RFC 7512 §2.4: pin-source may be a bare absolute path.
-        return f"file:{source}" if source and source.startswith("/") else source
-
-    def max_sessions(self) -> int:
-        given = self._uri.query.get("max-sessions")
-        value: object = self._table.get("max_sessions", DEFAULT_MAX_SESSIONS)
-        if given is not None:
-            value = int(given) if given.isdecimal() and len(given) <= 4 else None
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= _MOST_SESSIONS:
-            return value
-        expected = f"a number from 1 to {_MOST_SESSIONS}"
-        if given is not None:
-            self._uri.fault(
-                "max-sessions", f"max-sessions is {given!r}.", hint=f"Write {expected}."
-            )
-        raise self._bad_setting("max_sessions", expected)
-
-    def rw(self) -> bool:
-        given = self._uri.flag("rw")
-        value = self._table.get("rw", False) if given is None else given
-        if not isinstance(value, bool):
-            raise self._bad_setting("rw", "true or false")
-        # The security officer cannot log in beside read-only sessions (PKCS #11 v3.1, 5.6.8).
-        return value or self.user_type() == _SECURITY_OFFICER
-
-    def user_type(self) -> int:
-        given = self._uri.query.get("user-type")
-        value = self._table.get("user_type", "user") if given is None else given
-        if isinstance(value, str):
-            try:
-                value = _USER_TYPES[value] if value in _USER_TYPES else int(value, 0)
-            except ValueError:
-                value = None
-        # Context-specific is no way to log in: keystay does that itself where a key demands it.
-        if (
-            isinstance(value, int)
-            and not isinstance(value, bool)
-            and 0 <= value < 1 << 32
-            and value != _CONTEXT_SPECIFIC
-        ):
-            return value
-        expected = '"user", "so", or a number that the vendor defines'
-        if given is not None:
-            self._uri.fault("user-type", f"user-type is {given!r}.", hint=f"Write {expected}.")
-        raise self._bad_setting("user_type", expected)
-
-    def after_fork(self) -> AfterFork:
-        value = self._table.get("after_fork", "reset")
-        if value == "reset" or value == "refuse":  # noqa: PLR1714 - narrows to the literals
-            return value
-        raise self._bad_setting("after_fork", '"reset" or "refuse"')
-
-    def _refuse(
-        self, name: str, given: str | None, problem: str, setting: str, hint: str
-    ) -> NoReturn:
-        if given is not None:
-            self._uri.fault(name, problem, hint=hint)
-        raise ConfigurationError(f"{problem.removesuffix('.')} ({setting}).", hint=hint)
-
-    def _bad_setting(self, name: str, expected: str) -> ConfigurationError:
-        return ConfigurationError(
-            f"{_TABLE} {name} is not {expected}.", hint=f"Write {name} = {expected}."
+        user_type = _user_number(query.get("user-type", table.user_type))
+        if user_type is None:
+            fault("user-type", f"user-type is {query['user-type']!r}.", hint=f"Write {_USERS}.")
+        rw = uri.flag("rw")
+        return cls(
+            module=module,
+            pin_source=f"file:{source}" if source and source.startswith("/") else source,
+            max_sessions=int(most),
+            # The security officer cannot log in beside read-only sessions (PKCS #11 v3.1, 5.6.8).
+            rw=(table.rw if rw is None else rw) or user_type == _SECURITY_OFFICER,
+            user_type=user_type,
+            init_args=table.init_args,
+            after_fork=table.after_fork,
         )
+
+
+def _module_problem(path: str) -> str | None:
+    # The path stays text: dlopen takes it as it is.
+    if not os.path.isabs(path):  # noqa: PTH117
+        return f"The PKCS#11 module {path!r} is not an absolute path."
+    if not os.path.exists(path):  # noqa: PTH110
+        return f"There is no PKCS#11 module {path}."
+    return None if os.path.isfile(path) else f"The PKCS#11 module {path} is not a file."  # noqa: PTH113
+
+
+def _pin_problem(source: str) -> str | None:
+    return "A PIN is not read from a command." if source.startswith("|") else None
+
+
+def _user_number(value: str | int) -> int | None:
+    """The CKU number; None for what is none.
+
+    Context-specific is no way to log in: keystay does that itself where a key demands it.
+    """
+    try:
+        number = _USER_TYPES[value] if value in _USER_TYPES else int(str(value), 0)
+    except ValueError:
+        return None
+    return number if 0 <= number < 1 << 32 and number != _CONTEXT_SPECIFIC else None

@@ -16,7 +16,6 @@ import msgspec
 from keystay.errors import JWKError
 from keystay.files import read_guarded, write_atomically
 from keystay.jwk import JWKSet
-from keystay.tokens.key_state.state_file import FOLDER
 
 if TYPE_CHECKING:
     from keystay.tokens.key_state.client_keys import ClientKeys
@@ -34,7 +33,7 @@ class KeptKey:
     """
 
     def __init__(self, keys: ClientKeys) -> None:
-        folder = keys.config.base_dir / FOLDER
+        folder = keys.config.states
         self._path = (
             None if keys.name is None else folder / f"{quote(keys.name, safe=' ')}.public-jwk"
         )

@@ -37,7 +37,7 @@ class ClientKeys:
         self.config = config
         self.client = config.client(name)
         self.name = config.client_name(name)
-        self.file = None if self.name is None else StateFile(config.base_dir, self.name)
+        self.file = None if self.name is None else StateFile(config.states, self.name)
 
     def state(self) -> RotationState | None:
         """What the state file says; None where the configuration's key is the only one.

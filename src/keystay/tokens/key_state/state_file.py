@@ -19,10 +19,7 @@ from keystay.errors import ConfigurationError, KeystayError
 from keystay.files import read_guarded, write_atomically
 from keystay.tokens.key_state.state import VERSION, RotationState, check
 
-__all__ = ["FOLDER", "Stamp", "StateFile"]
-
-FOLDER = "keystay-keys"
-"""The folder beside keystay.toml."""
+__all__ = ["Stamp", "StateFile"]
 
 LOCK_TIMEOUT = 30.0
 """Seconds to wait for another process; making an RSA-4096 key in a slow HSM takes that long."""
@@ -35,13 +32,13 @@ class StateFile:
     """The state file of one client.
 
     Args:
-        folder: Where keystay.toml is.
+        folder: Where states are kept; see `Config.states`.
         client: The client's name.
     """
 
     def __init__(self, folder: Path, client: str) -> None:
         self.client = client
-        self.path = folder / FOLDER / f"{quote(client, safe=' ')}.json"
+        self.path = folder / f"{quote(client, safe=' ')}.json"
 
     def __repr__(self) -> str:
         return f"<StateFile {self.path}>"

@@ -85,9 +85,9 @@ def test_bad_query(query: str, said: str) -> None:
     ("table", "said"),
     [
         ({"regoin": "x"}, "'region'"),
-        ({"region": 7}, "not text"),
+        ({"region": 7}, "region: it is 7; expected text"),
         ({"region": "Ireland"}, "no AWS region"),
-        ({"profile": ""}, "not text"),
+        ({"profile": ""}, "profile is empty"),
         ({"endpoint": "http://kms.example.org"}, "plain HTTP to another machine"),
         ({"tags": {"a": 1}}, "tags"),
         ({"tags": "a=b"}, "tags"),

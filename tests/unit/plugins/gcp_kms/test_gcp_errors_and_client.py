@@ -278,7 +278,7 @@ def test_the_real_clients_are_made_for_google(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("google.auth.default", found)
     for transport in ("grpc", "rest"):
         for endpoint in (None, "kms.example.org:8443"):
-            made: Any = gcp_client._make_client(Settings(transport, endpoint))
+            made: Any = gcp_client._make_client(Settings(transport=transport, endpoint=endpoint))
             assert transport == made.transport.kind
             expected = endpoint or "cloudkms.googleapis.com"
             assert made.transport._host.removeprefix("https://").removesuffix(":443") == expected
@@ -293,6 +293,6 @@ def test_loopback_sends_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("google.auth.default", never)
     for transport in ("grpc", "rest"):
-        settings = Settings(transport, "127.0.0.1:9")
+        settings = Settings(transport=transport, endpoint="127.0.0.1:9")
         made: Any = gcp_client._make_client(settings)
         made.transport.close()

@@ -79,7 +79,7 @@ class TestSettings:
     def test_defaults(self) -> None:
         """gRPC to Google."""
         settings = settings_of()
-        assert Settings("grpc", None, "software") == settings
+        assert Settings() == settings
         assert settings.is_google
         assert not settings.loopback
 
@@ -91,7 +91,7 @@ class TestSettings:
             endpoint="other.example",
             protection="hsm",
         )
-        assert Settings("rest", "kms.example:8443", "hsm") == settings
+        assert Settings(transport="rest", endpoint="kms.example:8443", protection="hsm") == settings
 
     @pytest.mark.parametrize(
         ("endpoint", "loopback", "is_google"),
@@ -146,9 +146,10 @@ class TestSettings:
         ("table", "match"),
         [
             ({"transprot": "rest"}, "Did you mean 'transport'"),
-            ({"transport": 1}, "grpc or rest"),
-            ({"protection": "external"}, "software or hsm"),
-            ({"endpoint": 443}, "without https"),
+            ({"transport": 1}, "transport: it is 1; expected one of 'grpc', 'rest'"),
+            ({"protection": "external"}, "expected one of 'software', 'hsm'"),
+            ({"endpoint": 443}, "endpoint: it is 443"),
+            ({"endpoint": "https://x"}, "It is 'https://x'."),
         ],
     )
     def test_in_the_table(self, table: dict[str, object], match: str) -> None:

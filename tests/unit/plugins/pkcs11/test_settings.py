@@ -84,13 +84,28 @@ FAULTS = {
     "user type": ("user-type=admin", {}, "user-type is 'admin'", '"user", "so"'),
     "context": ("user-type=2", {}, "user-type is '2'", '"user", "so"'),
     "unknown query": ("pinsource=x", {}, "no query attribute called 'pinsource'", "'pin-source'"),
-    "unknown setting": ("", {"modul": "x"}, "no setting called 'modul'", "'module'"),
-    "setting command": ("", {"pin_source": "|cat pin"}, "from a command ([backends", "file:/run"),
-    "setting sessions": ("", {"max_sessions": True}, "max_sessions is not a number", "1 to 1024"),
-    "setting rw": ("", {"rw": "true"}, "rw is not true or false", "rw = true"),
-    "setting user": ("", {"user_type": 2.5}, "user_type is not", '"user", "so"'),
-    "setting fork": ("", {"after_fork": "no"}, 'not "reset" or', 'after_fork = "reset"'),
-    "setting init": ("", {"init_args": 3}, "init_args is not text", "init_args ="),
+    "unknown setting": ("", {"modul": "x"}, "modul: there is no such key", "'module'"),
+    "setting command": (
+        "",
+        {"pin_source": "|cat pin"},
+        "pin_source: A PIN is not read from a command",
+        "file:/run",
+    ),
+    "setting sessions": (
+        "",
+        {"max_sessions": True},
+        "it is True; expected a whole number from 1 to 1024",
+        "max_sessions = 8",
+    ),
+    "setting rw": ("", {"rw": "true"}, "rw: it is 'true'; expected true or false", "rw = false"),
+    "setting user": ("", {"user_type": 2.5}, "user_type: it is 2.5", 'user_type = "user"'),
+    "setting fork": (
+        "",
+        {"after_fork": "no"},
+        "it is 'no'; expected one of",
+        'after_fork = "reset"',
+    ),
+    "setting init": ("", {"init_args": 3}, "init_args: it is 3; expected text", "init_args ="),
 }
 
 
@@ -107,9 +122,12 @@ def test_faults(query: str, table: dict[str, Any], message: str, hint: str) -> N
 
 TABLE_MODULES = {
     "none": ({}, "No PKCS#11 module is named"),
-    "relative": ({"module": "x.so"}, "not an absolute path ([backends.pkcs11] module)"),
+    "relative": (
+        {"module": "x.so"},
+        "[backends.pkcs11] module: The PKCS#11 module 'x.so' is not an absolute path",
+    ),
     "missing": ({"module": "/nowhere.so"}, "There is no PKCS#11 module /nowhere.so"),
-    "number": ({"module": 1}, "module is not text"),
+    "number": ({"module": 1}, "module: it is 1; expected text"),
 }
 
 

@@ -22,7 +22,7 @@ STATE = state(key(0, "current"), key(1, "next", asked="file:n.pem"), key(2, "ret
 @pytest.fixture
 def file(tmp_path: Path) -> StateFile:
     """A state file with a state in it."""
-    found = StateFile(tmp_path, "etl")
+    found = StateFile(tmp_path / "keystay-keys", "etl")
     with found.locked():
         found.write(STATE)
     return found
@@ -57,13 +57,16 @@ class TestContent:
 
     def test_no_file(self, tmp_path: Path) -> None:
         """No rotation was ever begun."""
-        assert (None, None) == (StateFile(tmp_path, "x").read(), StateFile(tmp_path, "x").stamp())
+        assert (None, None) == (
+            StateFile(tmp_path / "keystay-keys", "x").read(),
+            StateFile(tmp_path / "keystay-keys", "x").stamp(),
+        )
 
     @pytest.mark.parametrize("name", ["../etc", "a/b", ".", "..", "é", "x.json"])
     def test_any_name_stays_in_the_folder(self, tmp_path: Path, name: str) -> None:
         """A client's name is no path."""
-        assert tmp_path / "keystay-keys" == StateFile(tmp_path, name).path.parent
-        assert StateFile(tmp_path, name).path.name.endswith(".json")
+        assert tmp_path / "keystay-keys" == StateFile(tmp_path / "keystay-keys", name).path.parent
+        assert StateFile(tmp_path / "keystay-keys", name).path.name.endswith(".json")
 
     def test_each_state_has_a_stamp(self, file: StateFile) -> None:
         """A new state is noticed, also within one tick of the clock."""
@@ -136,14 +139,14 @@ class TestRefused:
 
     def test_a_folder(self, tmp_path: Path) -> None:
         """Not a file at all."""
-        file = StateFile(tmp_path, "etl")
+        file = StateFile(tmp_path / "keystay-keys", "etl")
         file.path.mkdir(parents=True)
         assert "rotation-state-unreadable" == fault(file).code
 
 
 def hold(folder: Path, held: Any, release: Any) -> None:
     """Take the lock in another process."""
-    with StateFile(folder, "etl").locked():
+    with StateFile(folder / "keystay-keys", "etl").locked():
         held.set()
         release.wait(30)
 
