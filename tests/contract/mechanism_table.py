@@ -11,9 +11,9 @@ from pkcs11 import Mechanism, MechanismFlag
 from keystay.algorithms import ALGORITHMS
 from keystay.backends import Deadline
 from keystay.key_uri import parse
-from keystay_pkcs11.selection import TokenQuery
 from keystay_pkcs11.settings import Settings
-from keystay_pkcs11.token import acquire
+from keystay_pkcs11.token import acquire, present_tokens
+from keystay_pkcs11.uri import TokenQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ class Listed:
     """A token's mechanisms, as python-pkcs11 reads them."""
 
     def __init__(self, token: Token) -> None:
-        found, _ = token.module.present_tokens(Deadline.after(10))
+        found, _ = present_tokens(token.module, Deadline.after(10))
         self._slot = next(native.slot for facts, native in found if facts == token.facts)
 
     @classmethod

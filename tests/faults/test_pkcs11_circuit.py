@@ -8,7 +8,7 @@ import pytest
 
 import keystay
 from keystay.errors import BackendUnavailableError
-from keystay_pkcs11 import circuit
+from keystay_pkcs11 import circuit_breaker
 from tests.support.p11kit import P11KitServer
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ CKR_OK, CKR_PIN_INCORRECT = 0, 0xA0
 
 def test_server_gone_for_good(remoted: P11KitServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each call fails in no time, and says why, and when the next attempt is."""
-    monkeypatch.setattr(circuit, "_SHORTEST", 60.0)
-    monkeypatch.setattr(circuit, "_LONGEST", 60.0)
+    monkeypatch.setattr(circuit_breaker, "_SHORTEST", 60.0)
+    monkeypatch.setattr(circuit_breaker, "_LONGEST", 60.0)
     with keystay.open_signer(remoted.key_uri("epic")) as signer:
         signer.sign(b"before")
         remoted.stop()
@@ -36,7 +36,7 @@ def test_server_gone_for_good(remoted: P11KitServer, monkeypatch: pytest.MonkeyP
             assert first.value.message == str(caught.value.__cause__).partition(" [")[0]
 
         remoted.start()
-        signer._key._token.circuit._next = 0.0  # type: ignore[attr-defined]
+        signer._key._token.breaker.next_probe = 0.0  # type: ignore[attr-defined]
         signer.sign(b"back")
         signer.sign(b"and closed")
 
@@ -46,8 +46,8 @@ def test_open_circuit_asks_nothing_of_the_device(shimmed: ShimmedToken) -> None:
     shimmed.run(
         """
         import threading
-        from keystay_pkcs11 import circuit
-        circuit._SHORTEST = circuit._LONGEST = 60.0
+        from keystay_pkcs11 import circuit_breaker
+        circuit_breaker._SHORTEST = circuit_breaker._LONGEST = 60.0
         def down():
             try:
                 signer.sign(b"down")
@@ -65,7 +65,7 @@ def test_open_circuit_asks_nothing_of_the_device(shimmed: ShimmedToken) -> None:
                 assert "CKR_DEVICE_ERROR" in error.cause, error
             assert asked == [shim.calls(name) for name in p11shim.FUNCTIONS]
 
-            signer._key._token.circuit._next = 0.0
+            signer._key._token.breaker.next_probe = 0.0
             signed = shim.calls("C_Sign")
             found = []
             threads = [
@@ -78,7 +78,7 @@ def test_open_circuit_asks_nothing_of_the_device(shimmed: ShimmedToken) -> None:
             assert shim.calls("C_Finalize") == 1
 
             shim.fail("C_Sign", 0, 0)
-            signer._key._token.circuit._next = 0.0
+            signer._key._token.breaker.next_probe = 0.0
             made = []
             threads = [
                 threading.Thread(target=lambda: made.append(signer.sign(b"x"))) for _ in range(8)
@@ -140,7 +140,7 @@ def test_restarts_that_fail_are_rare_too(shimmed: ShimmedToken) -> None:
                     raise SystemExit("signed")
             assert shim.calls("C_Finalize") == 1, shim.calls("C_Finalize")
             shim.fail("C_SignInit", 0, 0), shim.fail("C_GetSlotList", 0, 0)
-            signer._key._token.circuit._next = 0.0
+            signer._key._token.breaker.next_probe = 0.0
             signer.sign(b"back")
         """,
         shimmed.key_uri("epic"),
@@ -166,7 +166,7 @@ def test_restarts_are_rare_while_the_token_is_missing(shimmed: ShimmedToken) -> 
                     raise SystemExit("signed")
             assert shim.calls("C_Finalize") == 1, shim.calls("C_Finalize")
             shim.fail("C_SignInit", 0, 0), shim.fail("C_GetTokenInfo", 0, 0)
-            signer._key._token.circuit._next = 0.0
+            signer._key._token.breaker.next_probe = 0.0
             signer.sign(b"back")
             assert shim.calls("C_Finalize") == 1, shim.calls("C_Finalize")
         """,
@@ -219,7 +219,7 @@ def test_pin_errors_do_not_open_it(shimmed: ShimmedToken) -> None:
         """
         with keystay.open_signer(sys.argv[1]) as signer:
             signer.sign(b"before")
-            connection = signer._key._token._connection
+            connection = signer._key._token.connection
             connection.module.cryptoki.logout(connection._holder.handle)
             shim.fail("C_Login", 0xA0)
             for _ in range(5):
@@ -229,7 +229,7 @@ def test_pin_errors_do_not_open_it(shimmed: ShimmedToken) -> None:
                     assert error.code == "pin-incorrect", error
                 else:
                     raise SystemExit("signed")
-            assert signer._key._token.circuit.reason is None
+            assert signer._key._token.breaker.reason is None
             assert shim.calls("C_Finalize") == 0
         """,
         shimmed.key_uri("epic"),
@@ -254,7 +254,7 @@ def test_one_token_down_another_up(shimmed: ShimmedToken) -> None:
                 down.sign(b"lost")
             except errors.BackendUnavailableError:
                 pass
-            assert down._key._token.circuit.reason is not None
+            assert down._key._token.breaker.reason is not None
             up.sign(b"up")
             down.sign(b"and back")
         """,

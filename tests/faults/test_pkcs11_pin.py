@@ -192,7 +192,6 @@ def test_no_login_required(shimmed: ShimmedToken) -> None:
     """A token without a login asks for no PIN."""
     shimmed.run(
         f"""
-        from keystay_pkcs11 import module
         shim.token_flags(off={p11shim.CKF_LOGIN_REQUIRED})
         asked = []
         try:
@@ -401,7 +400,7 @@ def test_pin_changed_meanwhile(shimmed: ShimmedToken) -> None:
         """
         signer = keystay.open_signer(sys.argv[1])
         signer.sign(b"message")
-        connection = signer._key._token._connection
+        connection = signer._key._token.connection
         connection.module.cryptoki.logout(connection._holder.handle)
         shim.fail("C_Login", 0xA0)
         for _ in range(3):

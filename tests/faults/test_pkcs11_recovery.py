@@ -178,7 +178,7 @@ def test_logged_out_by_others(shimmed: ShimmedToken) -> None:
         uri, module, pin_file = sys.argv[1:]
         with keystay.open_signer(uri) as signer:
             signer.sign(b"before")
-            connection = signer._key._token._connection
+            connection = signer._key._token.connection
             connection.module.cryptoki.logout(connection._holder.handle)
             signer.sign(b"after")
             signer.health()
@@ -271,8 +271,8 @@ def test_hanging_call_does_not_stop_the_others(shimmed: ShimmedToken) -> None:
 
 
 @pytest.mark.parametrize("function", ["C_GetSlotList", "C_OpenSession"])
-def test_call_of_an_epoch_that_is_over(shimmed: ShimmedToken, function: str) -> None:
-    """Opening is let go by another thread's restart: it goes on in the new epoch at once."""
+def test_call_of_a_generation_that_is_over(shimmed: ShimmedToken, function: str) -> None:
+    """Opening is let go by another thread's restart: it goes on in the new generation at once."""
     shimmed.token.add_token("second")
     shimmed.token.label = "second"
     shimmed.token.generate_key("EC:secp256r1", "epic")
@@ -420,12 +420,13 @@ def test_broken_slot(shimmed: ShimmedToken) -> None:
     shimmed.run(
         """
         import pkcs11
-        from keystay_pkcs11 import slots
+        from keystay.backends import Deadline
+        from keystay_pkcs11.token import present_tokens
         uri = sys.argv[1]
         with keystay.open_signer(uri) as signer:
             broken = next(
                 facts.slot_id
-                for facts, _ in slots.present_tokens(signer._key._module.library)[0]
+                for facts, _ in present_tokens(signer._key._module, Deadline.after(5))[0]
                 if facts.label == "second"
             )
         shim.break_slot(int(broken))
@@ -458,7 +459,7 @@ from keystay.signatures import verify
 uri, module = sys.argv[1:]
 with keystay.open_signer(uri) as one, keystay.open_signer(uri) as two:
     one.sign(b"before"), two.sign(b"before")
-    slot = one._key._token._connection.native.slot.slot_id
+    slot = one._key._token.connection.native.slot.slot_id
     for _ in range(3):
         assert 0 == ctypes.CDLL(module).C_CloseAllSessions(ctypes.c_ulong(slot))
         for signer in (one, two):

@@ -29,7 +29,7 @@ from keystay.errors import (
     LoginError,
     SignatureInvalidError,
 )
-from keystay_pkcs11 import registry
+from keystay_pkcs11.module import registry
 from tests.support.p11kit import find_client_module
 from tests.support.secrets_watch import WATCH
 
@@ -271,7 +271,7 @@ def test_module_shared_by_real_path(token: SoftHSM, tmp_path: Path) -> None:
         assert one._key._token is two._key._token  # type: ignore[attr-defined]
         one.sign(b"1"), two.sign(b"2")
     real = str(Path(token.module).resolve())
-    assert not registry._registry.modules[real].running
+    assert not registry.modules[real].is_running
 
 
 def module_faults(folder: Path) -> dict[str, tuple[Path, str]]:

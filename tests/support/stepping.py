@@ -7,6 +7,7 @@ is, answers it when it likes, and so decides what runs between any two steps of 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator
+from threading import Condition
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from keystay.concurrency.clock import Clock, Deadline
@@ -29,12 +30,15 @@ class ManualClock:
         at: What `now()` says.
         wall: What `time()` says.
         slept: Every `sleep`, in seconds; it also lets that time pass.
+        on_wait: Called with the seconds when a thread would wait for a condition; by default that
+            time passes. What it does, other threads do meanwhile.
     """
 
     def __init__(self, at: float = 1000.0, wall: float = 1_700_000_000.0) -> None:
         self.at, self.wall = at, wall
         self.slept: list[float] = []
-        self.clock = Clock(lambda: self.at, self._sleep, lambda: self.wall)
+        self.on_wait: Callable[[float], object] = self.passes
+        self.clock = Clock(lambda: self.at, self._sleep, lambda: self.wall, self._wait)
 
     def passes(self, seconds: float) -> None:
         """Let time pass."""
@@ -59,6 +63,13 @@ class ManualClock:
     def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.passes(seconds)
+
+    def _wait(self, condition: Condition, seconds: float) -> None:
+        condition.release()
+        try:
+            self.on_wait(seconds)
+        finally:
+            condition.acquire()
 
 
 class Step:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,11 +52,13 @@ class Clock:
             it cannot be set, and counts the time that the machine sleeps.
         sleep: Blocks the calling thread for that many seconds.
         time: Unix time in seconds, as this machine believes.
+        wait: Waits for a condition, whose lock is held, at most that many seconds.
     """
 
     now: Callable[[], float]
     sleep: Callable[[float], object] = time.sleep
     time: Callable[[], float] = time.time
+    wait: Callable[[threading.Condition, float], object] = threading.Condition.wait
 
 
 SYSTEM_CLOCK = Clock(_elapsed())

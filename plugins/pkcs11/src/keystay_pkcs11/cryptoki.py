@@ -1,31 +1,44 @@
-"""The C calls that python-pkcs11 does not make the way they are needed, through ctypes.
+"""The reach into python-pkcs11 (ADR 5): one instance of a module for its calls and for ours.
+
+These calls are made through ctypes, for python-pkcs11 does not make them the way they are needed:
 
 - `C_Initialize`: python-pkcs11 passes NULL, which promises a single thread, and then lets threads
   in; SoftHSM crashes. Here it gets CKF_OS_LOCKING_OK (PKCS #11 v3.1, section 5.4.1).
 - `C_Login`: python-pkcs11 logs in while it opens a session, and loses that session on failure.
-- `C_GetSlotList`, `C_GetSlotInfo`: python-pkcs11 lists no slot if it cannot read one of them.
-- `C_GetSessionInfo`: tells whether somebody is logged in, without spending a PIN attempt.
+- `C_GetSlotInfo`: python-pkcs11 lists no slot if it cannot read one of them.
+- `C_GetSessionInfo`: shows whether a user is logged in, without spending a PIN attempt.
 - `C_SignInit`, `C_Sign`: python-pkcs11 asks for the size first, one more round trip on a remoted
   module, and costs three times as much.
 
-All of them release the GIL. Everything else is python-pkcs11's.
+All of them release the GIL. p11-kit's client returns another instance, with a connection of its
+own, at each call of C_GetFunctionList, so the function list used is the one python-pkcs11 got.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import CFUNCTYPE, POINTER, byref, c_ubyte, c_ulong, c_void_p
+from contextlib import suppress
+from ctypes import CFUNCTYPE, POINTER, byref, c_ulong, c_void_p
+from typing import TYPE_CHECKING, Any
 
+from pkcs11 import _pkcs11
 from pkcs11.exceptions import PKCS11Error
 
-from keystay_pkcs11.errors import ckr_name, exception_for
+from keystay.errors import BackendLoadError, ConfigurationError
+from keystay_pkcs11.errors import Place, ckr_name, exception_for, translate
 
-__all__ = ["CKU_CONTEXT_SPECIFIC", "Cryptoki", "FunctionListCopy", "Mechanism", "SignBuffer"]
+if TYPE_CHECKING:
+    from pkcs11 import Attribute, Object, Slot
+    from pkcs11 import Session as NativeSession
+
+__all__ = [
+    "CKU_CONTEXT_SPECIFIC", "Cryptoki", "Library", "Mechanism", "SignBuffer", "find_objects",
+    "load",
+]  # fmt: skip
 
 CKU_CONTEXT_SPECIFIC = 2
 _CKR_OK = 0
-_CKR_GENERAL_ERROR = 0x5
 _CKR_USER_ALREADY_LOGGED_IN = 0x100
 _CKR_CRYPTOKI_ALREADY_INITIALIZED = 0x191
 _CKF_OS_LOCKING_OK = 0x2
@@ -34,34 +47,31 @@ _CKU_SO, _CKU_USER = 0, 1
 _STATES = {_CKU_USER: frozenset((1, 3)), _CKU_SO: frozenset((4,))}
 
 # Positions in CK_FUNCTION_LIST, after the version (pkcs11f.h).
-_INITIALIZE, _FINALIZE, _GET_SLOT_LIST, _GET_SLOT_INFO = 0, 1, 4, 5
+_INITIALIZE, _FINALIZE, _GET_SLOT_INFO = 0, 1, 5
 _GET_SESSION_INFO, _LOGIN, _LOGOUT, _SIGN_INIT, _SIGN = 15, 18, 19, 42, 43
 _FUNCTIONS = 68  # in every CK_FUNCTION_LIST of version 2, which is what python-pkcs11 goes by
-_CKR_BUFFER_TOO_SMALL = 0x150
-_SLOT_INFO_BYTES = 256  # more than a CK_SLOT_INFO has
+# CK_SLOT_INFO: description and manufacturer, flags, two versions of two bytes each.
+_DESCRIPTION_BYTES = 64
+_SLOT_INFO_BYTES = _DESCRIPTION_BYTES + 32 + ctypes.sizeof(c_ulong) + 4
+# python-pkcs11's base class of everything with a function list: three pointers, that one first.
+_POINTERS = 3
+_SEARCH_BATCH = 10
 
 
 class _InitializeArgs(ctypes.Structure):
     # The last member is NSS's: where the standard has pReserved it has LibraryParameters, and
     # then a pReserved of its own that must be NULL. Other modules do not look that far.
     _fields_ = (
-        ("create_mutex", c_void_p),
-        ("destroy_mutex", c_void_p),
-        ("lock_mutex", c_void_p),
-        ("unlock_mutex", c_void_p),
-        ("flags", c_ulong),
-        ("reserved", ctypes.c_char_p),
+        ("create_mutex", c_void_p), ("destroy_mutex", c_void_p), ("lock_mutex", c_void_p),
+        ("unlock_mutex", c_void_p), ("flags", c_ulong), ("reserved", ctypes.c_char_p),
         ("nss_reserved", c_void_p),
-    )
+    )  # fmt: skip
 
 
 class _SessionInfo(ctypes.Structure):
     _fields_ = (
-        ("slot_id", c_ulong),
-        ("state", c_ulong),
-        ("flags", c_ulong),
-        ("device_error", c_ulong),
-    )
+        ("slot_id", c_ulong), ("state", c_ulong), ("flags", c_ulong), ("device_error", c_ulong),
+    )  # fmt: skip
 
 
 class _Mechanism(ctypes.Structure):
@@ -102,39 +112,6 @@ class SignBuffer:
         self.length_address = ctypes.addressof(self.length)
 
 
-class FunctionListCopy:
-    """A CK_FUNCTION_LIST with a C_GetSlotList of its own; must outlive whoever uses it.
-
-    Args:
-        original: Address of the list to copy.
-        slots: Returns the slot ids to give; may raise PKCS11Error.
-    """
-
-    def __init__(self, original: int, slots: Callable[[], list[int]]) -> None:
-        def get_slot_list(_present: int, ids: int | None, count: int) -> int:
-            try:
-                found = slots()
-            except PKCS11Error:
-                return _CKR_GENERAL_ERROR
-            room = c_ulong.from_address(count)
-            given, room.value = room.value, len(found)
-            if ids is not None:
-                if given < len(found):
-                    return _CKR_BUFFER_TOO_SMALL
-                given_ids = (c_ulong * len(found))(*found)
-                ctypes.memmove(ids, given_ids, ctypes.sizeof(given_ids))
-            return _CKR_OK
-
-        self._callback = CFUNCTYPE(c_ulong, c_ubyte, c_void_p, c_void_p)(get_slot_list)
-        size = ctypes.sizeof(c_void_p)
-        self._copy = ctypes.create_string_buffer(
-            ctypes.string_at(original, size * (_FUNCTIONS + 1)), size * (_FUNCTIONS + 1)
-        )
-        self.address = ctypes.addressof(self._copy)
-        entry = c_void_p.from_address(self.address + size * (_GET_SLOT_LIST + 1))
-        entry.value = ctypes.cast(self._callback, c_void_p).value
-
-
 class Cryptoki:
     """The functions of one module.
 
@@ -151,9 +128,6 @@ class Cryptoki:
         def function(position: int, *arguments: type) -> ctypes._CFunctionType:
             return CFUNCTYPE(c_ulong, *arguments)(functions[position] or 0)
 
-        self._list = function_list
-        self._slot_list = function(_GET_SLOT_LIST, c_ubyte, c_void_p, c_void_p)
-        self._slot_info = function(_GET_SLOT_INFO, c_ulong, c_void_p)
         self._initialize = function(_INITIALIZE, c_void_p)
         self._finalize = function(_FINALIZE, c_void_p)
         self._session_info = function(_GET_SESSION_INFO, c_ulong, c_void_p)
@@ -169,7 +143,7 @@ class Cryptoki:
             arguments: What the module wants in pReserved (NSS), or None.
 
         Returns:
-            False if somebody in this process had done it already.
+            False if this process had it initialised already.
         """
         reserved = arguments.encode() if arguments is not None else None
         init = _InitializeArgs(None, None, None, None, _CKF_OS_LOCKING_OK, reserved, None)
@@ -183,31 +157,12 @@ class Cryptoki:
         """C_Finalize. No other call into the module may be under way."""
         _check(self._finalize(None))
 
-    def readable_slots(self) -> tuple[list[int], list[str]]:
-        """Ids of the slots with a token in them, and what those said that cannot be read."""
-        count = c_ulong()
-        _check(self._slot_list(1, None, byref(count)))
-        ids = (c_ulong * max(1, count.value))()
-        _check(self._slot_list(1, byref(ids), byref(count)))
-        good, trouble = [], []
-        info = (c_ubyte * _SLOT_INFO_BYTES)()
-        for slot in ids[: count.value]:
-            if value := self._slot_info(slot, byref(info)):
-                trouble.append(f"slot {slot}: {ckr_name(exception_for(value))}")
-            else:
-                good.append(slot)
-        return good, trouble
-
-    def with_slot_list(self, slots: Callable[[], list[int]]) -> FunctionListCopy:
-        """A copy of the function list whose C_GetSlotList gives what `slots` returns."""
-        return FunctionListCopy(self._list, slots)
-
     def logged_in(self, session: int, user_type: int) -> bool:
-        """Whether that user is logged in, as the session's state tells.
+        """Whether that user is logged in, by the session's state.
 
         Args:
             session: Session handle.
-            user_type: CKU number; for a vendor's, whoever is logged in counts.
+            user_type: CKU number; for a vendor's, any login counts.
         """
         info = _SessionInfo()
         _check(self._session_info(session, byref(info)))
@@ -222,7 +177,7 @@ class Cryptoki:
             pin: The PIN, or None to have it entered at the device.
 
         Returns:
-            False if somebody in this process had logged in already.
+            False if this process was logged in already.
         """
         value = self._login(session, user_type, pin, len(pin) if pin is not None else 0)
         if value == _CKR_USER_ALREADY_LOGGED_IN:
@@ -235,32 +190,178 @@ class Cryptoki:
         _check(self._logout(session))
 
     def sign(
-        self, session: int, mechanism: Mechanism, key: int, data: bytes, buffer: SignBuffer
-    ) -> bytes:
-        """C_SignInit and C_Sign; the session must not be in use elsewhere."""
-        if value := self._sign_init(session, mechanism.address, key):
-            raise exception_for(value)
-        buffer.length.value = buffer.size
-        if value := self._sign(session, data, len(data), buffer.address, buffer.length_address):
-            raise exception_for(value)
-        return buffer.data[: buffer.length.value]  # type: ignore[return-value]
-
-    def sign_confirmed(
         self,
         session: int,
         mechanism: Mechanism,
         key: int,
         data: bytes,
         buffer: SignBuffer,
-        pin: bytes | None,
+        authenticate: Callable[[], object] | None = None,
     ) -> bytes:
-        """As `sign`, with the PIN in between: for keys with CKA_ALWAYS_AUTHENTICATE."""
+        """C_SignInit and C_Sign; the session must not be in use elsewhere.
+
+        Args:
+            session: Session handle.
+            mechanism: How to sign.
+            key: Object handle of the private key.
+            data: What to sign.
+            buffer: The session's.
+            authenticate: Called between the two, for keys with CKA_ALWAYS_AUTHENTICATE.
+        """
         if value := self._sign_init(session, mechanism.address, key):
             raise exception_for(value)
-        self.login(session, CKU_CONTEXT_SPECIFIC, pin)
+        if authenticate is not None:
+            authenticate()
         buffer.length.value = buffer.size
-        _check(self._sign(session, data, len(data), buffer.address, buffer.length_address))
+        if value := self._sign(session, data, len(data), buffer.address, buffer.length_address):
+            raise exception_for(value)
         return buffer.data[: buffer.length.value]  # type: ignore[return-value]
+
+
+class _TolerantList:
+    """A copy of a CK_FUNCTION_LIST whose C_GetSlotInfo succeeds for every slot.
+
+    The description of a slot that fails then says so: python-pkcs11 lists none if one fails.
+
+    Args:
+        original: Address of the list to copy; the copy must outlive its use.
+    """
+
+    MARK = "\x1funreadable: "
+
+    def __init__(self, original: int) -> None:
+        size = ctypes.sizeof(c_void_p)
+        self._copy = ctypes.create_string_buffer(
+            ctypes.string_at(original, size * (_FUNCTIONS + 1)), size * (_FUNCTIONS + 1)
+        )
+        self.address = ctypes.addressof(self._copy)
+        entry = c_void_p.from_address(self.address + size * (_GET_SLOT_INFO + 1))
+        prototype = CFUNCTYPE(c_ulong, c_ulong, c_void_p)
+        self._get_slot_info = prototype(entry.value or 0)
+        self._callback = prototype(self._describe_slot)  # kept: C code holds its address
+        entry.value = ctypes.cast(self._callback, c_void_p).value
+
+    def _describe_slot(self, slot: int, info: int) -> int:
+        if value := self._get_slot_info(slot, info):
+            text = f"{self.MARK}{ckr_name(exception_for(value))}".encode()
+            ctypes.memset(info, 0, _SLOT_INFO_BYTES)
+            ctypes.memset(info, ord(" "), _DESCRIPTION_BYTES)
+            ctypes.memmove(info, text, min(len(text), _DESCRIPTION_BYTES))
+        return _CKR_OK
+
+
+class Library(_pkcs11.lib):
+    """python-pkcs11's library; initialising and finalising are `Module`'s.
+
+    Attributes:
+        cryptoki: Our own calls into the same instance.
+    """
+
+    cryptoki: Cryptoki
+    _list: _TolerantList
+
+    def initialize(self) -> None:
+        """Nothing: `Module` has done it."""
+
+    def finalize(self) -> None:
+        """Nothing: `Module` does it."""
+
+    def readable_slots(self) -> tuple[list[Slot], list[str]]:
+        """The slots with a token in them, and what is wrong with those that cannot be read.
+
+        Raises:
+            PKCS11Error: The slots cannot be listed.
+        """
+        readable, unreadable = [], []
+        for slot in self.get_slots(token_present=True):
+            _, is_unreadable, reason = slot.slot_description.partition(_TolerantList.MARK)
+            if is_unreadable:
+                unreadable.append(f"slot {slot.slot_id}: {reason}")
+            else:
+                readable.append(slot)
+        return readable, unreadable
+
+    def read_info(self) -> None:
+        """C_GetInfo: description and manufacturer of the module. It must be initialised.
+
+        Raises:
+            PKCS11Error: It fails.
+        """
+        super().__init__(self.so)
+
+
+class _Search(_pkcs11.SearchIter):  # type: ignore[name-defined,misc]
+    """python-pkcs11's search, without its complaints from `__del__` after the token was lost."""
+
+    def _finalize(self, silent: bool = False) -> None:
+        # What was found is known by now, and the next call reports what was lost.
+        with suppress(PKCS11Error):
+            super()._finalize(silent)
+
+
+def find_objects(session: NativeSession, template: dict[Attribute, Any]) -> list[Object]:
+    """The objects that match a template, read to the end: a session has one search at a time."""
+    with _Search(session, template, _SEARCH_BATCH) as search:
+        return [item for batch in search for item in batch]
+
+
+def load(path: str) -> Library:
+    """Load a module without initialising it.
+
+    Args:
+        path: Real path.
+
+    Raises:
+        ConfigurationError: It cannot be loaded, or is no PKCS#11 module.
+        BackendLoadError: The python-pkcs11 installed is not one this was written for.
+    """
+    try:
+        # Loaded for good: some modules crash when unloaded. And the linker's reason is shown.
+        ctypes.CDLL(path).C_GetFunctionList  # noqa: B018
+    except (OSError, AttributeError) as error:
+        is_library = isinstance(error, AttributeError)
+        raise ConfigurationError(
+            f"{path} is a library, but no PKCS#11 module: it has no C_GetFunctionList."
+            if is_library
+            else f"The PKCS#11 module {path} cannot be loaded: {error}.",
+            cause=None
+            if is_library
+            else "It is no shared library, is built for another architecture, or lacks a library "
+            "it needs.",
+            hint="Name the vendor's PKCS#11 library for this machine's architecture "
+            "(`p11-kit list-modules`).",
+            code="module-unloadable",
+        ) from error
+    try:
+        # Without __init__, which wants the module initialised.
+        library: Library = Library.__new__(Library, path)  # type: ignore[call-arg]
+    except PKCS11Error as error:
+        raise translate(error, "loading the module", Place(path)) from error
+    # For good, at the interpreter's end as well: python-pkcs11 unloads a module with its library.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(library))
+    pointer = _function_list(library, path)
+    assert pointer.value is not None
+    library.cryptoki = Cryptoki(pointer.value)
+    library._list = _TolerantList(pointer.value)
+    pointer.value = library._list.address
+    return library
+
+
+def _function_list(library: Library, path: str) -> c_void_p:
+    """Where python-pkcs11 keeps the address of the CK_FUNCTION_LIST that it uses.
+
+    It is not public; it stands in the object right behind what every Python object begins with.
+    The size of the class proves that nothing else does.
+    """
+    size = getattr(getattr(_pkcs11, "HasFuncList", None), "__basicsize__", 0)
+    if size == object.__basicsize__ + _POINTERS * ctypes.sizeof(c_void_p):
+        pointer = c_void_p.from_address(id(library) + object.__basicsize__)
+        if pointer.value is not None:
+            return pointer
+    raise BackendLoadError(
+        f"The installed python-pkcs11 keeps {path} in a way keystay-pkcs11 does not know.",
+        hint="pip install 'python-pkcs11>=0.10.1,<0.11'",
+    )
 
 
 def _check(value: int) -> None:

@@ -19,18 +19,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pkcs11 import MechanismFlag, SlotFlag, TokenFlag
 
 from keystay.custody import Custody, Fact
-from keystay_pkcs11.slots import mechanism_flags
+from keystay_pkcs11.mechanisms import mechanism_flags
 
 if TYPE_CHECKING:
     from pkcs11 import Token
-    from pkcs11._pkcs11 import lib
 
-__all__ = ["SOFTWARE", "Evidence", "computes_here", "gather", "is_remoted", "judge"]
+    from keystay_pkcs11.cryptoki import Library
+
+__all__ = ["SOFTWARE", "Evidence", "assess_custody", "computes_here", "gather", "is_remoted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ SOFTWARE = (
 _REMOTING = "p11-kit-client"
 
 
-def computes_here(module: str, library: lib) -> bool:
+def computes_here(module: str, library: Library) -> bool:
     """Whether a module is known to be software that signs in the thread that calls it.
 
     Args:
@@ -83,19 +84,21 @@ class Evidence:
     Attributes:
         module: Real path of the module.
         words: Descriptions and manufacturers, lower case.
-        hw_slot: CKF_HW_SLOT.
-        hw_mechanism: CKF_HW of the mechanism that signs.
-        facts: For the report.
+        facts: For the report; `hardware_slot` is CKF_HW_SLOT, and `hardware_mechanism` CKF_HW of
+            the mechanism that signs.
     """
 
     module: str
     words: str
-    hw_slot: bool
-    hw_mechanism: bool
     facts: Mapping[str, str | bool]
 
+    @property
+    def claims_hardware(self) -> bool:
+        """Whether both the slot and the mechanism do."""
+        return self.facts["hardware_slot"] is self.facts["hardware_mechanism"] is True
 
-def gather(token: Token, module: str, library: lib, mechanism: int | None) -> Evidence:
+
+def gather(token: Token, module: str, library: Library, mechanism: int | None) -> Evidence:
     """Ask the token.
 
     Args:
@@ -122,50 +125,41 @@ def gather(token: Token, module: str, library: lib, mechanism: int | None) -> Ev
         "library_version": "{}.{}".format(*library.library_version),
     }
     texts = (
-        token.manufacturer_id,
-        f"model={token.model}",
-        slot.slot_description,
-        slot.manufacturer_id,
-        library.library_description,
-        library.manufacturer_id,
-    )
-    return Evidence(
-        module,
-        "".join(f"{text}\n" for text in texts).lower(),
-        bool(facts["hardware_slot"]),
-        bool(facts["hardware_mechanism"]),
-        facts,
-    )
+        token.manufacturer_id, f"model={token.model}", slot.slot_description, slot.manufacturer_id,
+        library.library_description, library.manufacturer_id,
+    )  # fmt: skip
+    words = "".join(f"{text}\n" for text in texts).lower()
+    return Evidence(module, words, facts)
 
 
-def judge(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
+def assess_custody(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:
     """The custody of a key.
 
     Args:
         evidence: What `gather` found.
-        attributes: What the token says of the key (`sensitive`, …); facts only.
+        attributes: What the token reports of the key (`sensitive`, …); facts only.
     """
-    software = next((s for s in SOFTWARE if s.word in evidence.words), None)
+    software = next((s.name for s in SOFTWARE if s.word in evidence.words), None)
     remoted = is_remoted(evidence.module)
-    name = software.name if software else ""
+    location: Literal["in-process", "other-process", "hardware"] = "in-process"
+    if software and not remoted:
+        reason = f"{software} is software that signs inside the process that loads it, this one."
+    elif not software and evidence.claims_hardware:
+        location = "hardware"
+        reason = "The slot says it is hardware, and so does the mechanism that signs (CKF_HW)."
+    elif remoted:
+        location = "other-process"
+        where = f"{software} works" if software else "the token is"
+        reason = f"The module is p11-kit's remoting client: {where} in another process."
+    else:
+        reason = (
+            "Nothing shows that the module does not sign inside this process: neither CKF_HW_SLOT "
+            "with CKF_HW on the mechanism, nor remoting."
+        )
     facts = {
         key: Fact(value, "reported") for key, value in {**evidence.facts, **attributes}.items()
     }
-    if software is not None and not remoted:
-        reason = f"{name} is software that signs inside the process that loads it, this one."
-        return Custody("in-process", "reported", reason, facts)
-    if software is None and evidence.hw_slot and evidence.hw_mechanism:
-        reason = "The slot says it is hardware, and so does the mechanism that signs (CKF_HW)."
-        return Custody("hardware", "reported", reason, facts)
-    if remoted:
-        where = f"{name} works" if name else "the token is"
-        reason = f"The module is p11-kit's remoting client: {where} in another process."
-        return Custody("other-process", "reported", reason, facts)
-    reason = (
-        "Nothing shows that the module does not sign inside this process: neither CKF_HW_SLOT with "
-        "CKF_HW on the mechanism, nor remoting."
-    )
-    return Custody("in-process", "reported", reason, facts)
+    return Custody(location, "reported", reason, facts)
 
 
 def is_remoted(module: str) -> bool:

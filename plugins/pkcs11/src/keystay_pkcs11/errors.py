@@ -20,7 +20,6 @@ from keystay.errors import (
     AlgorithmError,
     BackendError,
     BackendUnavailableError,
-    KeyAmbiguousError,
     KeyNotFoundError,
     KeyUnusableError,
     LoginError,
@@ -28,17 +27,9 @@ from keystay.errors import (
 )
 
 __all__ = [
-    "CKR_DEVICE_ERROR",
-    "KeyVanishedError",
-    "Place",
-    "ckr_name",
-    "closed",
-    "exception_for",
-    "is_lost",
-    "is_lost_handle",
-    "mapped",
-    "translate",
-]
+    "CKR_DEVICE_ERROR", "KeyVanishedError", "Place", "ckr_name", "closed", "exception_for",
+    "is_lost", "is_lost_handle", "translate", "translated",
+]  # fmt: skip
 
 CKR_DEVICE_ERROR = 0x30
 
@@ -179,174 +170,104 @@ def is_lost_handle(error: PKCS11Error) -> bool:
 
 
 class _Rule(NamedTuple):
+    """What return values mean to the user; `names` are theirs, without CKR_."""
+
+    names: str
     kind: type[BackendError]
     code: str
     cause: str | None = None
     hint: str | None = None
 
 
-_DEVICE = _Rule(
-    BackendUnavailableError,
-    "device-error",
-    "The HSM, its daemon or the connection to it has failed, or it is throttling.",
-    "Check the device, its daemon and its log; it is used again as soon as it answers.",
+_TRY_AGAIN = (
+    "Try again; if it stays, check the device and whatever else uses this module in this process."
 )
-_GONE = _Rule(
-    BackendUnavailableError,
-    "token-gone",
-    "The token was removed, or its daemon was stopped or restarted.",
-    "Bring it back; it is found again by its label and serial.",
+_CHECK_DEVICE = "Check the device, its daemon and its log; it is used again as soon as it answers."
+_CHECK_PIN = "Check what pin-source refers to: exactly the PIN, on one line."
+_ONE_USER_TYPE = "use one user type for the token."
+# fmt: off
+_RULES = (
+    _Rule("DEVICE_ERROR GENERAL_ERROR FUNCTION_FAILED HOST_MEMORY FUNCTION_CANCELED CANCEL "
+          "LIBRARY_LOAD_FAILED FIPS_SELF_TEST_FAILED TOKEN_RESOURCE_EXCEEDED",
+          BackendUnavailableError, "device-error",
+          "The HSM, its daemon or the connection to it has failed, or it is throttling.",
+          _CHECK_DEVICE),
+    _Rule("DEVICE_MEMORY", BackendUnavailableError, "device-error",
+          "The token's memory is full.", _CHECK_DEVICE),
+    _Rule("DEVICE_REMOVED TOKEN_NOT_PRESENT TOKEN_NOT_RECOGNIZED SLOT_ID_INVALID "
+          "TOKEN_NOT_INITIALIZED", BackendUnavailableError, "token-gone",
+          "The token was removed, or its daemon was stopped or restarted.",
+          "Bring it back; it is found again by its label and serial."),
+    _Rule("SESSION_CLOSED SESSION_HANDLE_INVALID OBJECT_HANDLE_INVALID KEY_HANDLE_INVALID "
+          "OPERATION_ACTIVE OPERATION_NOT_INITIALIZED", BackendUnavailableError, "session-lost",
+          "The token was reset or restarted, or another part of this process closed or logged out "
+          "its sessions.", _TRY_AGAIN),
+    _Rule("CRYPTOKI_NOT_INITIALIZED", BackendUnavailableError, "module-not-initialized",
+          "Another part of this process finalised the module, or the process has forked.",
+          _TRY_AGAIN),
+    _Rule("SESSION_COUNT", BackendUnavailableError, "session-count",
+          "The token has no session left: other processes, or max_sessions, use them up.",
+          "Lower max_sessions in [backends.pkcs11], or close sessions elsewhere."),
+    _Rule("CANT_LOCK", BackendUnavailableError, "module-not-thread-safe",
+          "The module cannot lock with the operating system's primitives.",
+          "Use a release of the module that supports CKF_OS_LOCKING_OK."),
+    _Rule("PIN_INCORRECT", LoginError, "pin-incorrect",
+          "The PIN is not this token's. It was tried once and is not tried again in this process.",
+          "Correct the PIN that pin-source refers to and open the key again; the token counts "
+          "failed logins."),
+    _Rule("PIN_LOCKED", LoginError, "pin-locked", "Too many wrong PINs were tried.",
+          "Have the security officer set a new PIN (pkcs11-tool --init-pin)."),
+    _Rule("PIN_EXPIRED", LoginError, "pin-expired",
+          "The token wants a new PIN before it is used.",
+          "Change the PIN with the token's own tool (pkcs11-tool --change-pin)."),
+    _Rule("PIN_INVALID", LoginError, "pin-invalid",
+          "The PIN holds characters that the token does not take.", _CHECK_PIN),
+    _Rule("PIN_LEN_RANGE", LoginError, "pin-invalid",
+          "The PIN is shorter or longer than the token takes.", _CHECK_PIN),
+    _Rule("PIN_TOO_WEAK", LoginError, "pin-invalid", "The token finds the PIN too weak.",
+          _CHECK_PIN),
+    _Rule("USER_PIN_NOT_INITIALIZED", LoginError, "pin-not-initialized",
+          "The token has no user PIN yet.",
+          "Have the security officer set it (pkcs11-tool --init-pin)."),
+    _Rule("USER_TYPE_INVALID", LoginError, "user-type-refused",
+          "The module does not know this user type.",
+          "Leave user-type out, or see the module's manual."),
+    _Rule("USER_ANOTHER_ALREADY_LOGGED_IN", LoginError, "login-other-user",
+          "Another user type is logged in to this token in this process.",
+          f"Log it out, or {_ONE_USER_TYPE}"),
+    _Rule("USER_TOO_MANY_TYPES", LoginError, "login-other-user",
+          "The token does not let so many users in at once.",
+          f"Log others out, or {_ONE_USER_TYPE}"),
+    _Rule("USER_NOT_LOGGED_IN", LoginError, "login-lost",
+          "Another part of this process logged out of the token.",
+          "Find what else uses this module in this process."),
+    _Rule("MECHANISM_INVALID MECHANISM_PARAM_INVALID CURVE_NOT_SUPPORTED DOMAIN_PARAMS_INVALID "
+          "DATA_INVALID DATA_LEN_RANGE", AlgorithmError, "mechanism-refused",
+          "The token does not do this mechanism with this key, whatever its mechanism list says.",
+          "Choose another algorithm, or see what the token allows: pkcs11-tool --module … -M."),
+    _Rule("KEY_SIZE_RANGE KEY_TYPE_INCONSISTENT KEY_FUNCTION_NOT_PERMITTED KEY_EXHAUSTED "
+          "KEY_CHANGED", KeyUnusableError, "key-refused",
+          "The key's type, size or attributes do not allow the signature.",
+          "Use a key with CKA_SIGN true, RSA of 2048 bits or more or on P-256, P-384 or P-521."),
+    _Rule("TEMPLATE_INCOMPLETE TEMPLATE_INCONSISTENT ATTRIBUTE_TYPE_INVALID "
+          "ATTRIBUTE_VALUE_INVALID ATTRIBUTE_READ_ONLY", BackendError, "template-refused",
+          "The token does not accept an attribute that keystay sets on new keys.",
+          "Generate the key with the vendor's tool (sensitive, not extractable, for signing)."),
+    _Rule("SESSION_READ_ONLY SESSION_READ_ONLY_EXISTS TOKEN_WRITE_PROTECTED "
+          "SESSION_READ_WRITE_SO_EXISTS", BackendError, "token-read-only",
+          "The module wants read-write sessions, or the token is write-protected.",
+          "Add rw=true to the key URI (or to [backends.pkcs11]); check the token's write "
+          "protection."),
 )
-_SESSION = _Rule(
-    BackendUnavailableError,
-    "session-lost",
-    "The token was reset or restarted, or another part of this process closed or logged out "
-    "its sessions.",
-    "Try again; if it stays, check the device and whatever else uses this module in this process.",
-)
-_MECHANISM = _Rule(
-    AlgorithmError,
-    "mechanism-refused",
-    "The token does not do this mechanism with this key, whatever its mechanism list says.",
-    "Choose another algorithm, or see what the token allows: pkcs11-tool --module … -M.",
-)
-_KEY = _Rule(
-    KeyUnusableError,
-    "key-refused",
-    "The key's type, size or attributes do not allow the signature.",
-    "Use a key with CKA_SIGN true, RSA of 2048 bits or more or on P-256, P-384 or P-521.",
-)
-_TEMPLATE = _Rule(
-    BackendError,
-    "template-refused",
-    "The token does not accept an attribute that keystay sets on new keys.",
-    "Generate the key with the vendor's tool (sensitive, not extractable, for signing).",
-)
-_READ_ONLY = _Rule(
-    BackendError,
-    "token-read-only",
-    "The module wants read-write sessions, or the token is write-protected.",
-    "Add rw=true to the key URI (or to [backends.pkcs11]); check the token's write protection.",
-)
-_REFUSED = _Rule(
+# fmt: on
+_OTHERWISE = _Rule(
+    "",
     BackendError,
     "device-refused",
     "The module refused the call.",
     "Look the return value up in the module's manual and in its log.",
-)
-_INVALID_PIN_HINT = "Check what pin-source refers to: exactly the PIN, on one line."
-_RULES: dict[str, _Rule] = {
-    "PIN_INCORRECT": _Rule(
-        LoginError,
-        "pin-incorrect",
-        "The PIN is not this token's. It was tried once and is not tried again in this process.",
-        "Correct the PIN that pin-source refers to and open the key again; the token counts "
-        "failed logins.",
-    ),
-    "PIN_LOCKED": _Rule(
-        LoginError,
-        "pin-locked",
-        "Too many wrong PINs were tried.",
-        "Have the security officer set a new PIN (pkcs11-tool --init-pin).",
-    ),
-    "PIN_EXPIRED": _Rule(
-        LoginError,
-        "pin-expired",
-        "The token wants a new PIN before it is used.",
-        "Change the PIN with the token's own tool (pkcs11-tool --change-pin).",
-    ),
-    "PIN_INVALID": _Rule(
-        LoginError,
-        "pin-invalid",
-        "The PIN holds characters that the token does not take.",
-        _INVALID_PIN_HINT,
-    ),
-    "PIN_LEN_RANGE": _Rule(
-        LoginError,
-        "pin-invalid",
-        "The PIN is shorter or longer than the token takes.",
-        _INVALID_PIN_HINT,
-    ),
-    "PIN_TOO_WEAK": _Rule(
-        LoginError, "pin-invalid", "The token finds the PIN too weak.", _INVALID_PIN_HINT
-    ),
-    "USER_PIN_NOT_INITIALIZED": _Rule(
-        LoginError,
-        "pin-not-initialized",
-        "The token has no user PIN yet.",
-        "Have the security officer set it (pkcs11-tool --init-pin).",
-    ),
-    "USER_TYPE_INVALID": _Rule(
-        LoginError,
-        "user-type-refused",
-        "The module does not know this user type.",
-        "Leave user-type out, or see the module's manual.",
-    ),
-    "USER_ANOTHER_ALREADY_LOGGED_IN": _Rule(
-        LoginError,
-        "login-other-user",
-        "Another user type is logged in to this token in this process.",
-        "Log it out, or use one user type for the token.",
-    ),
-    "USER_TOO_MANY_TYPES": _Rule(
-        LoginError,
-        "login-other-user",
-        "The token does not let so many users in at once.",
-        "Log others out, or use one user type for the token.",
-    ),
-    "USER_NOT_LOGGED_IN": _Rule(
-        LoginError,
-        "login-lost",
-        "Another part of this process logged out of the token.",
-        "Find what else uses this module in this process.",
-    ),
-    "SESSION_COUNT": _Rule(
-        BackendUnavailableError,
-        "session-count",
-        "The token has no session left: other processes, or max_sessions, use them up.",
-        "Lower max_sessions in [backends.pkcs11], or close sessions elsewhere.",
-    ),
-    "DEVICE_MEMORY": _DEVICE._replace(cause="The token's memory is full."),
-    "CRYPTOKI_NOT_INITIALIZED": _SESSION._replace(
-        code="module-not-initialized",
-        cause="Another part of this process finalised the module, or the process has forked.",
-    ),
-    "CANT_LOCK": _Rule(
-        BackendUnavailableError,
-        "module-not-thread-safe",
-        "The module cannot lock with the operating system's primitives.",
-        "Use a release of the module that supports CKF_OS_LOCKING_OK.",
-    ),
-    "NoSuchKey": _Rule(
-        KeyNotFoundError, "key-not-found", None, "Correct object= or id= in the key URI."
-    ),
-    "NoSuchToken": _Rule(
-        KeyNotFoundError, "token-not-found", None, "Correct token= in the key URI."
-    ),
-    "MultipleObjectsReturned": _Rule(
-        KeyAmbiguousError, "key-ambiguous", None, "Add id= to the key URI."
-    ),
-    "MultipleTokensReturned": _Rule(
-        KeyAmbiguousError, "token-ambiguous", None, "Add serial= to the key URI."
-    ),
-}
-for _rule, _names in {
-    _DEVICE: """DEVICE_ERROR GENERAL_ERROR FUNCTION_FAILED HOST_MEMORY FUNCTION_CANCELED CANCEL
-        LIBRARY_LOAD_FAILED FIPS_SELF_TEST_FAILED TOKEN_RESOURCE_EXCEEDED""",
-    _GONE: """DEVICE_REMOVED TOKEN_NOT_PRESENT TOKEN_NOT_RECOGNIZED SLOT_ID_INVALID
-        TOKEN_NOT_INITIALIZED""",
-    _SESSION: """SESSION_CLOSED SESSION_HANDLE_INVALID OBJECT_HANDLE_INVALID KEY_HANDLE_INVALID
-        OPERATION_ACTIVE OPERATION_NOT_INITIALIZED""",
-    _MECHANISM: """MECHANISM_INVALID MECHANISM_PARAM_INVALID CURVE_NOT_SUPPORTED
-        DOMAIN_PARAMS_INVALID DATA_INVALID DATA_LEN_RANGE""",
-    _KEY: """KEY_SIZE_RANGE KEY_TYPE_INCONSISTENT KEY_FUNCTION_NOT_PERMITTED KEY_EXHAUSTED
-        KEY_CHANGED""",
-    _TEMPLATE: """TEMPLATE_INCOMPLETE TEMPLATE_INCONSISTENT ATTRIBUTE_TYPE_INVALID
-        ATTRIBUTE_VALUE_INVALID ATTRIBUTE_READ_ONLY""",
-    _READ_ONLY: """SESSION_READ_ONLY SESSION_READ_ONLY_EXISTS TOKEN_WRITE_PROTECTED
-        SESSION_READ_WRITE_SO_EXISTS""",
-}.items():
-    _RULES.update(dict.fromkeys(_names.split(), _rule))
+)  # fmt: skip
+_RULE_FOR = {name: rule for rule in _RULES for name in rule.names.split()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,7 +297,7 @@ def translate(error: PKCS11Error, what: str, place: Place) -> BackendError:
     if isinstance(error, KeyVanishedError):
         return error.error
     name = ckr_name(error)
-    rule = _RULES.get(name.removeprefix("CKR_"), _REFUSED)
+    rule = _RULE_FOR.get(name.removeprefix("CKR_"), _OTHERWISE)
     return rule.kind(
         f"{what[:1].upper()}{what[1:]} failed: {place} returned {name}.",
         cause=rule.cause,
@@ -386,7 +307,7 @@ def translate(error: PKCS11Error, what: str, place: Place) -> BackendError:
 
 
 @contextmanager
-def mapped(what: str, place: Place) -> Iterator[None]:
+def translated(what: str, place: Place) -> Iterator[None]:
     """Turn every PKCS#11 exception of the block into keystay's; see `translate`."""
     try:
         yield

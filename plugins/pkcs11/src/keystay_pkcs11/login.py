@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,23 +19,16 @@ from pkcs11 import TokenFlag
 from pkcs11.exceptions import PinIncorrect, PinInvalid, PinLenRange
 
 from keystay.errors import BackendUnavailableError, LoginError
-from keystay_pkcs11.errors import mapped
+from keystay_pkcs11.errors import translated
 
 if TYPE_CHECKING:
-    from keystay.backends import Secret, SecretResolver
-    from keystay_pkcs11.cryptoki import Cryptoki
+    from keystay.backends import SecretResolver
     from keystay_pkcs11.errors import Place
 
 __all__ = [
-    "Credentials",
-    "RefusedPins",
-    "TokenIdentity",
-    "check_flags",
-    "log_in",
-    "refused_pins",
-    "unanswered",
-    "warn_if_low",
-]
+    "Credentials", "RefusedPins", "TokenIdentity", "check_flags", "choose_pin", "log_in",
+    "refused_pins", "unanswered",
+]  # fmt: skip
 
 logger = logging.getLogger("keystay.backends.pkcs11")
 
@@ -59,22 +52,14 @@ class Credentials:
     secrets: SecretResolver
     user_type: int
 
-    def pin(self, place: Place) -> Secret | None:
-        """The PIN, or None when none is given.
-
-        Raises:
-            SecretError: The reference cannot be resolved.
-        """
-        return self.secrets.resolve(self.reference, f"the PIN of token {place.token}")
-
-    def require_pin(self, place: Place) -> Secret:
+    def pin(self, place: Place) -> bytes:
         """The PIN.
 
         Raises:
             LoginError: None is given.
             SecretError: The reference cannot be resolved.
         """
-        pin = self.pin(place)
+        pin = self.pin_or_none(place)
         if pin is None:
             raise LoginError(
                 f"The {place} wants a PIN and none is given.",
@@ -83,6 +68,11 @@ class Credentials:
                 code="pin-missing",
             )
         return pin
+
+    def pin_or_none(self, place: Place) -> bytes | None:
+        """As `pin`; None when none is given."""
+        secret = self.secrets.resolve(self.reference, f"the PIN of token {place.token}")
+        return None if secret is None else secret.reveal().encode()
 
 
 class RefusedPins:
@@ -134,29 +124,12 @@ class RefusedPins:
 refused_pins = RefusedPins()
 """Those of this process."""
 
-unanswered: set[TokenIdentity] = set()
-"""Tokens that a login was sent to that has not returned: its PIN may be wrong, so no other is."""
+unanswered: set[tuple[TokenIdentity, int]] = set()
+"""Tokens, and generations of their module, with a login that has not returned.
 
-
-@contextmanager
-def _one_login(token: TokenIdentity, place: Place) -> Iterator[None]:
-    """Be the only login under way. The caller keeps other threads out as long as it waits.
-
-    Raises:
-        BackendUnavailableError: One that nobody waits for any more is still under way.
-    """
-    if token in unanswered:
-        raise BackendUnavailableError(
-            f"The {place} has not answered a login; no other one is tried.",
-            cause="The device hangs. Were the PIN wrong, one more try could lock the token.",
-            hint="Check the device; restart this process if it does not come back.",
-            code="login-unanswered",
-        )
-    unanswered.add(token)
-    try:
-        yield
-    finally:
-        unanswered.discard(token)
+Its PIN may be wrong, so no other is sent. What it came to in a generation that is over will never
+be known.
+"""
 
 
 def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
@@ -171,19 +144,17 @@ def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
         LoginError: The PIN is locked, or only one try is left.
     """
     officer = user_type == _CKU_SO
-    who = "security officer's PIN" if officer else "PIN"
-    locked = TokenFlag.SO_PIN_LOCKED if officer else TokenFlag.USER_PIN_LOCKED
-    final = TokenFlag.SO_PIN_FINAL_TRY if officer else TokenFlag.USER_PIN_FINAL_TRY
-    if flags & locked:
+    pin = "security officer's PIN" if officer else "PIN"
+    if flags & (TokenFlag.SO_PIN_LOCKED if officer else TokenFlag.USER_PIN_LOCKED):
         raise LoginError(
-            f"The {who} of {place} is locked.",
+            f"The {pin} of {place} is locked.",
             cause="Too many wrong PINs were tried.",
             hint="Have the security officer set a new PIN (pkcs11-tool --init-pin).",
             code="pin-locked",
         )
-    if flags & final:
+    if flags & (TokenFlag.SO_PIN_FINAL_TRY if officer else TokenFlag.USER_PIN_FINAL_TRY):
         raise LoginError(
-            f"The {place} has one try left for the {who}; it is not used up here.",
+            f"The {place} has one try left for the {pin}; it is not used up here.",
             cause="Wrong PINs were tried before (CKF_USER_PIN_FINAL_TRY).",
             hint="Log in once by hand with the right PIN (pkcs11-tool --login), which resets the "
             "counter, then open the key again.",
@@ -191,42 +162,68 @@ def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
         )
 
 
-def warn_if_low(flags: TokenFlag, user_type: int, place: Place) -> None:
-    """Warn, before a login, that one has failed since the last good one."""
-    officer = user_type == _CKU_SO
+def choose_pin(
+    credentials: Credentials, flags: TokenFlag, token: TokenIdentity, place: Place
+) -> bytes | None:
+    """The PIN to log in with, or None to have it entered at the device. It may be prompted for.
+
+    Warns if a login has failed since the last good one.
+
+    Raises:
+        LoginError: It is missing, was refused before, or one failure more would lock the token.
+        SecretError: Its reference cannot be resolved.
+    """
+    check_flags(flags, credentials.user_type, place)
+    has_pin_pad = flags & TokenFlag.PROTECTED_AUTHENTICATION_PATH
+    pin = credentials.pin_or_none(place) if has_pin_pad else credentials.pin(place)
+    if pin is not None:
+        refused_pins.check(token, pin, place)
+    officer = credentials.user_type == _CKU_SO
     if flags & (TokenFlag.SO_PIN_COUNT_LOW if officer else TokenFlag.USER_PIN_COUNT_LOW):
         logger.warning(
             "A wrong PIN was tried on %s since the last good login.",
             place,
             extra={"event": "wrong-pin-seen"},
         )
+    return pin
 
 
 def log_in(
-    cryptoki: Cryptoki,
-    session: int,
-    user_type: int,
+    call: Callable[[], bool],
     pin: bytes | None,
     token: TokenIdentity,
+    generation: int,
     place: Place,
 ) -> bool:
-    """Log in on an open session; the caller has checked the token's flags.
+    """Log in; only one login to a token is under way. The caller keeps other threads out.
 
     Args:
-        cryptoki: The module's functions.
-        session: Session handle.
-        user_type: CKU number.
-        pin: The PIN, or None to have it entered at the device.
+        call: Makes the C call.
+        pin: The PIN it sends, or None.
         token: What a refused PIN is remembered for.
+        generation: The module's.
         place: For messages.
 
     Returns:
-        False if somebody else in this process was logged in already.
+        What `call` returned.
 
     Raises:
         LoginError: The PIN is refused, or was before.
+        BackendUnavailableError: A login that was abandoned is still under way.
         BackendError: The token fails in another way.
     """
+    key = token, generation
+    if key in unanswered:
+        raise BackendUnavailableError(
+            f"The {place} has not answered a login; no other one is tried.",
+            cause="The device hangs. Were the PIN wrong, one more try could lock the token.",
+            hint="Check the device; restart this process if it does not come back.",
+            code="login-unanswered",
+        )
     trying = nullcontext() if pin is None else refused_pins.trying(token, pin, place)
-    with mapped("logging in", place), trying, _one_login(token, place):
-        return cryptoki.login(session, user_type, pin)
+    unanswered.add(key)
+    try:
+        with translated("logging in", place), trying:
+            return call()
+    finally:
+        unanswered.discard(key)

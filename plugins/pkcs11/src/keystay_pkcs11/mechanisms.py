@@ -1,4 +1,4 @@
-"""Which PKCS#11 mechanism makes a JWS algorithm's signature, and what it is given. Pure.
+"""Which PKCS#11 mechanism makes a JWS algorithm's signature, and what it is given.
 
 Mechanisms that take a digest come first: they are the portable set (SoftHSM has no
 CKM_ECDSA_SHA384, openCryptoki's soft token no CKM_SHA384_RSA_PKCS), and only the digest
@@ -12,14 +12,19 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pkcs11 import MechanismFlag
+from pkcs11.exceptions import PKCS11Error
+
 from keystay.algorithms import ALGORITHMS, for_key
 from keystay.errors import AlgorithmError, SignatureInvalidError
 from keystay.signatures import digest_info
 
 if TYPE_CHECKING:
+    from pkcs11 import Slot
+
     from keystay.backends import SignRequest
 
-__all__ = ["Plan", "plan", "plans_for_key"]
+__all__ = ["Plan", "mechanism_flags", "plan", "plans_for_key", "signing_mechanisms"]
 
 Input = Literal["digest-info", "digest", "message"]
 
@@ -91,6 +96,29 @@ def plans_for_key(kty: str, curve: str | None, mechanisms: Collection[int]) -> d
     """The plan for each algorithm that a kind of key can do, the default algorithm first."""
     found = {name: plan(name, mechanisms) for name in for_key(kty, curve)}
     return {name: way for name, way in found.items() if way is not None}
+
+
+def signing_mechanisms(slot: Slot) -> frozenset[int]:
+    """CKM numbers of the mechanisms that the slot's token signs with.
+
+    Raises:
+        PKCS11Error: The slot fails.
+    """
+    able = set()
+    for mechanism in slot.get_mechanisms():
+        flags = mechanism_flags(slot, int(mechanism))
+        # A mechanism that is listed and has no information is taken to sign.
+        if flags is None or flags & MechanismFlag.SIGN:
+            able.add(int(mechanism))
+    return frozenset(able)
+
+
+def mechanism_flags(slot: Slot, mechanism: int) -> MechanismFlag | None:
+    """A mechanism's flags, or None where the slot does not give them."""
+    try:
+        return slot.get_mechanism_info(mechanism).flags  # type: ignore[arg-type]
+    except PKCS11Error:
+        return None
 
 
 def _candidates(name: str) -> tuple[Plan, ...]:

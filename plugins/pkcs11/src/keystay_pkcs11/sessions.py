@@ -1,20 +1,28 @@
 """A bounded pool of sessions on one token.
 
-Workers' sessions are opened without a PIN: the login of the one session that holds it is the
-process's (PKCS #11 v3.1, section 5.6). The last one given back is the next one taken, so few
+The pool's sessions are opened without a PIN: one login, held by a session of its own, counts for
+the whole process (PKCS #11 v3.1, section 5.6). The last one returned is the first one lent, so few
 are opened under light load.
+
+A session is lent to one thread at a time, and leaves it in one of these ways:
+
+| call      | when                                        | the session                            |
+|-----------|---------------------------------------------|----------------------------------------|
+| `release` | it was used                                 | idle; closed if the pool is            |
+| `discard` | a call in it failed                         | closed                                 |
+| `retire`  | a call hangs in it                          | closed by that call's end, not counted |
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pkcs11.exceptions import PKCS11Error, SessionCount
 
+from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
 from keystay.errors import BackendTimeoutError
 from keystay_pkcs11.cryptoki import SignBuffer
 
@@ -29,8 +37,9 @@ __all__ = ["POLL_SECONDS", "Session", "SessionPool"]
 _numbers = itertools.count(1)
 
 _REGROW_SECONDS = 30.0
+_LONGEST_WAIT = 1.0  # so that a pool that shrank notices when it may grow again
 POLL_SECONDS = 0.05
-"""Seconds between two looks if others have given a session back: nothing tells."""
+"""Seconds between two looks whether other processes have closed a session: nothing notifies."""
 
 
 class Session:
@@ -41,15 +50,17 @@ class Session:
         handle: Its CK_SESSION_HANDLE.
         number: Unlike any other session's of this process.
         buffer: Where its signatures are written.
+        is_lent: Whether a thread may use it.
     """
 
-    __slots__ = ("buffer", "handle", "native", "number")
+    __slots__ = ("buffer", "handle", "is_lent", "native", "number")
 
     def __init__(self, native: NativeSession) -> None:
         self.native = native
         self.handle: int = native.handle  # type: ignore[attr-defined]
         self.number = next(_numbers)
         self.buffer = SignBuffer()
+        self.is_lent = False
 
 
 class SessionPool:
@@ -60,6 +71,7 @@ class SessionPool:
         close_session: Closes one, waiting no longer than a deadline, if any; raises nothing.
         limit: How many may be open at once.
         place: For messages.
+        clock: The machine's, or a test's.
     """
 
     def __init__(
@@ -68,40 +80,39 @@ class SessionPool:
         close_session: Callable[[Session, Deadline | None], None],
         limit: int,
         place: Place,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._open_session, self._close_session = open_session, close_session
-        self._limit, self._place = limit, place
-        self._lock = threading.Lock()
-        self._freed = threading.Condition(self._lock)
+        self._limit, self._place, self._clock = limit, place, clock
+        self._freed = threading.Condition(threading.Lock())
         self._idle: list[Session] = []
         self._open = 0
-        self._waiting = 0
         self._closed = False
-        self._shrunk_to: int | None = None
+        self._shrunk_to = limit
         self._shrunk_until = 0.0
 
     @property
     def in_use(self) -> int:
-        """Sessions lent out, or being opened, now."""
-        with self._lock:
+        """Sessions lent, or being opened, now."""
+        with self._freed:
             return self._open - len(self._idle)
 
     @property
     def has_none_but_one(self) -> bool:
         """Whether the session that is just being opened is the only one."""
-        with self._lock:
+        with self._freed:
             return self._open == 1
 
     @property
     def limit(self) -> int:
         """Sessions that may be open now: less for a while after the token ran out of them."""
-        if self._shrunk_to is not None and time.monotonic() < self._shrunk_until:
+        if self._clock.now() < self._shrunk_until:
             return min(self._limit, self._shrunk_to)
         return self._limit
 
-    def allow(self, limit: int) -> None:
+    def grow_to(self, limit: int) -> None:
         """Let the pool grow to `limit`, if that is more than before."""
-        with self._lock:
+        with self._freed:
             self._limit = max(self._limit, limit)
             self._freed.notify_all()
 
@@ -113,87 +124,60 @@ class SessionPool:
             PKCS11Error: A new one could not be opened.
         """
         while True:
-            with self._lock:
+            with self._freed:
                 if self._idle:
-                    return self._idle.pop()
-                if self._closed or self._open < self.limit:
-                    self._open += 1
-                else:
+                    session = self._idle.pop()
+                    session.is_lent = True
+                    return session
+                if not self._closed and self._open >= self.limit:
                     self._wait(deadline)
                     continue
+                self._open += 1
             try:
-                return self._open_session(deadline)
+                session = self._open_session(deadline)
             except SessionCount as error:
                 self._shrink(deadline, error)
             except BaseException:
-                self._forget()
+                self._forget_one()
                 raise
+            else:
+                session.is_lent = True
+                return session
 
     def release(self, session: Session) -> None:
-        """Give a session back."""
-        with self._lock:
+        """Return a session, unless it is returned already."""
+        if not session.is_lent:
+            return
+        session.is_lent = False
+        with self._freed:
             if not self._closed:
                 self._idle.append(session)
-                if self._waiting:
-                    self._freed.notify()
+                self._freed.notify()
                 return
-            self._open -= 1
+        self._forget_one()
         self._close_session(session, None)
 
     def discard(self, session: Session, deadline: Deadline) -> None:
-        """Give back a session that is not to be used again."""
+        """Close a session that is not to be used again."""
         self._close_session(session, deadline)
-        self._forget()
+        self.retire(session)
 
-    def retire(self) -> None:
-        """Count out a session that a call hangs in; whoever lent it closes it in the end."""
-        self._forget()
+    def retire(self, session: Session) -> None:
+        """Leave a session to the call that hangs in it, and closes it in the end."""
+        if session.is_lent:
+            session.is_lent = False
+            self._forget_one()
 
     def flush(self, deadline: Deadline) -> None:
-        """Close the sessions nobody uses: they may be dead."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-            self._open -= len(idle)
-            self._freed.notify_all()
-        for session in idle:
+        """Close the idle sessions: they may be dead."""
+        for session in self._take_idle():
             self._close_session(session, deadline)
 
     def close(self) -> None:
-        """Close every session that is not lent out, and the others when they come back."""
-        with self._lock:
-            self._closed = True
-            idle, self._idle = self._idle, []
-            self._open -= len(idle)
-        for session in idle:
+        """Close every session that is not lent, and the others when they are returned."""
+        self._closed = True
+        for session in self._take_idle():
             self._close_session(session, None)
-
-    def _forget(self) -> None:
-        with self._lock:
-            self._open -= 1
-            self._freed.notify()
-
-    def _wait(self, deadline: Deadline) -> None:
-        """Wait, lock held, until a session may be free."""
-        self._waiting += 1
-        try:
-            # Bounded, so that a pool that shrank notices when it may grow again.
-            self._freed.wait(min(deadline.remaining, 1.0))
-        finally:
-            self._waiting -= 1
-        if not deadline.remaining and not self._idle:
-            raise self.exhausted(deadline)
-
-    def _shrink(self, deadline: Deadline, error: PKCS11Error) -> None:
-        """The token has no more sessions: make do with those that are open, for a while."""
-        with self._lock:
-            self._open -= 1
-            self._shrunk_to = max(1, self._open)
-            self._shrunk_until = time.monotonic() + _REGROW_SECONDS
-            alone = not self._open
-        if not deadline.remaining:
-            raise self.exhausted(deadline) from error
-        if alone:  # others have them all; nothing tells when they give one back
-            time.sleep(min(deadline.remaining, POLL_SECONDS))
 
     def exhausted(self, deadline: Deadline) -> BackendTimeoutError:
         """The error for a deadline that passed without a session."""
@@ -208,3 +192,33 @@ class SessionPool:
             "less at once, or allow more time.",
             code="session-timeout",
         )
+
+    def _forget_one(self) -> None:
+        with self._freed:
+            self._open -= 1
+            self._freed.notify()
+
+    def _take_idle(self) -> list[Session]:
+        with self._freed:
+            idle, self._idle = self._idle, []
+            self._open -= len(idle)
+            self._freed.notify_all()
+        return idle
+
+    def _wait(self, deadline: Deadline) -> None:
+        """Wait, lock held, until a session may be free."""
+        self._clock.wait(self._freed, min(deadline.remaining, _LONGEST_WAIT))
+        if not deadline.remaining and not self._idle:
+            raise self.exhausted(deadline)
+
+    def _shrink(self, deadline: Deadline, error: PKCS11Error) -> None:
+        """The token has no more sessions: make do with those that are open, for a while."""
+        with self._freed:
+            self._open -= 1
+            self._shrunk_to = max(1, self._open)
+            self._shrunk_until = self._clock.now() + _REGROW_SECONDS
+            has_none = not self._open
+        if not deadline.remaining:
+            raise self.exhausted(deadline) from error
+        if has_none:
+            self._clock.sleep(min(deadline.remaining, POLL_SECONDS))

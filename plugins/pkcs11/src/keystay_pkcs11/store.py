@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from pkcs11 import Attribute, MechanismFlag
-from pkcs11.exceptions import (
-    AttributeValueInvalid,
-    DomainParamsInvalid,
-    PKCS11Error,
-)
+from pkcs11.exceptions import AttributeValueInvalid, DomainParamsInvalid, PKCS11Error
 from pkcs11.mechanisms import KeyType, Mechanism
 
 from keystay.backends import Deadline, KeyRecord
@@ -22,22 +17,20 @@ from keystay.errors import (
     SignerClosedError,
     did_you_mean,
 )
-from keystay.key_uri import encode_id, successor_name
-from keystay_pkcs11 import keys
-from keystay_pkcs11.errors import mapped
-from keystay_pkcs11.key import open_access
-from keystay_pkcs11.keys import KeyQuery
-from keystay_pkcs11.public_keys import key_type_name
+from keystay_pkcs11 import objects
+from keystay_pkcs11.errors import translated
+from keystay_pkcs11.objects import KeyQuery, key_type_name
+from keystay_pkcs11.recovery import Recovery, TokenAccess
+from keystay_pkcs11.uri import key_uri, new_key_label, successor_uri
 
 if TYPE_CHECKING:
     from pkcs11 import Object
 
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
-    from keystay_pkcs11.access import Access
-    from keystay_pkcs11.connection import Connection
-    from keystay_pkcs11.keys import PrivateKey
+    from keystay_pkcs11.objects import PrivateKey
     from keystay_pkcs11.sessions import Session
+    from keystay_pkcs11.token import Connection
 
 __all__ = ["Pkcs11Store"]
 
@@ -62,14 +55,13 @@ class Pkcs11Store:
     """The token a `pkcs11:` URI means.
 
     Args:
-        access: The way to the token; the store closes it.
+        access: The token; the store closes it.
         uri: What the user wrote.
         timeout: Seconds each operation may wait.
     """
 
-    def __init__(self, access: Access, uri: KeyURI, timeout: float) -> None:
+    def __init__(self, access: TokenAccess, uri: KeyURI, timeout: float) -> None:
         self._access, self._uri, self._timeout = access, uri, timeout
-        self._module_path = access.module_path
         self._place = access.token.place
         self._closed = False
 
@@ -81,9 +73,9 @@ class Pkcs11Store:
             KeystayError: As for opening a key, but for the key itself.
         """
         deadline = Deadline.after(context.timeout)
-        access = open_access(uri, context, deadline)
+        access = TokenAccess.open(uri, context, deadline)
         try:
-            access.connect(deadline)
+            Recovery(access, deadline).connect()
             return cls(access, uri, context.timeout)
         except BaseException:
             access.close()
@@ -114,14 +106,12 @@ class Pkcs11Store:
             raise ConfigurationError(
                 f"There is no key type {key_type!r}.", hint=did_you_mean(key_type, _KEY_TYPES)
             )
-        label = self._uri.attribute("object")
-        if not label:
-            raise _unlabelled()
+        label = new_key_label(self._uri)
         deadline = Deadline.after(self._timeout)
         # The first use recovers a connection that was lost; generating is not repeated.
         self._access.run("looking for keys", deadline, self._find)
-        connection = self._access.connect(deadline)
-        with mapped("generating the key", self._place):
+        connection = Recovery(self._access, deadline).connect()
+        with translated("generating the key", self._place):
             session = connection.open_session(deadline, rw=True)
 
         def generate() -> KeyRecord:
@@ -130,8 +120,10 @@ class Pkcs11Store:
             finally:
                 session.native.close()
 
-        with mapped("generating the key", self._place):
-            return connection.call(generate, Deadline.after(_GENERATE_SECONDS))
+        with translated("generating the key", self._place):
+            return connection.module.call(
+                generate, Deadline.after(_GENERATE_SECONDS), generation=connection.generation
+            )
 
     def list_keys(self) -> list[KeyRecord]:
         """Every private key that the URI's `object` and `id` match, by label.
@@ -140,7 +132,7 @@ class Pkcs11Store:
             BackendError: The token fails.
         """
         self._check_open()
-        found, _ = self._access.run("listing the keys", Deadline.after(self._timeout), self._find)
+        found = self._access.run("listing the keys", Deadline.after(self._timeout), self._find)
         return sorted(found, key=lambda record: (record.label, record.key_id))
 
     def successor_uri(self, suffix: str) -> str:
@@ -149,15 +141,7 @@ class Pkcs11Store:
         Raises:
             ConfigurationError: The URI names no label.
         """
-        label = self._uri.attribute("object")
-        if not label:
-            raise _unlabelled()
-        attributes = {
-            **{n: quote(v, safe="-._~/:") for n, v in self._uri.attributes.items() if n != "id"},
-            "object": _quoted(successor_name(label, suffix)),
-        }
-        _, mark, query = self._uri.text.partition("?")
-        return f"pkcs11:{';'.join(f'{n}={v}' for n, v in attributes.items())}{mark}{query}"
+        return successor_uri(self._uri, suffix)
 
     def close(self) -> None:
         """Let go of the token; its last user logs out. Idempotent."""
@@ -171,7 +155,7 @@ class Pkcs11Store:
 
     def _find(self, connection: Connection, session: Session) -> list[KeyRecord]:
         query = KeyQuery(self._uri.attributes.get("id"), self._uri.attribute("object"))
-        return [self._record(session, key) for key in keys.find_all(session, query)]
+        return [self._record(session, key) for key in objects.find_all(session, query)]
 
     def _generate(self, session: Session, key_type: str, label: str) -> KeyRecord:
         self._refuse_existing(session, KeyQuery(label=label))
@@ -182,7 +166,7 @@ class Pkcs11Store:
             key_id = os.urandom(_ID_BYTES)
         public, private = _generate_pair(session, key_type, key_id, label)
         try:
-            (made,) = (k for k in keys.find_all(session, KeyQuery(key_id, label))
+            (made,) = (k for k in objects.find_all(session, KeyQuery(key_id, label))
                        if k.handle == private.handle)  # fmt: skip
             self._check_made(made)
             return self._record(session, made)
@@ -192,7 +176,7 @@ class Pkcs11Store:
             raise
 
     def _refuse_existing(self, session: Session, query: KeyQuery) -> None:
-        if found := keys.find_all(session, query):
+        if found := objects.find_all(session, query):
             raise KeyUnusableError(
                 f"The {self._place} has a private key with {query} already: {found[0]}.",
                 cause="Replacing a key that a server knows locks the client out.",
@@ -213,18 +197,9 @@ class Pkcs11Store:
             )
 
     def _record(self, session: Session, key: PrivateKey) -> KeyRecord:
-        facts = self._access.token.facts
-        path = [f"token={_quoted(facts.label)}"] if facts.label else []
-        if not facts.label or "serial" in self._uri.attributes:
-            path.append(f"serial={_quoted(facts.serial)}")
-        if key.label:
-            path.append(f"object={_quoted(key.label)}")
-        if key.key_id:
-            path.append(f"id={encode_id(key.key_id)}")
-        query = {"module-path": self._module_path, **self._uri.query}
+        facts, asked = self._access.token.facts, self._uri
         return KeyRecord(
-            uri=f"pkcs11:{';'.join(path)}?"
-            + "&".join(f"{name}={_quoted(value)}" for name, value in query.items()),
+            uri=key_uri(asked, facts, key.label, key.key_id, self._access.module_path),
             key_type=self._type_of(session, key),
             label=key.label,
             key_id=f"{facts.serial}/{key.key_id.hex() or key.label}",
@@ -233,17 +208,9 @@ class Pkcs11Store:
 
     def _type_of(self, session: Session, key: PrivateKey) -> str:
         try:
-            return key_type_name(keys.public_key_of(session, key, self._place))
+            return key_type_name(objects.public_key_of(session, key, self._place))
         except (KeyNotFoundError, KeyUnusableError):
             return key.type_name
-
-
-def _unlabelled() -> ConfigurationError:
-    return ConfigurationError(
-        "The key URI gives the new key no label.",
-        hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
-        code="key-label-missing",
-    )
 
 
 def _generate_pair(
@@ -299,8 +266,3 @@ def _destroy(item: Object) -> None:
         item.destroy()
     except PKCS11Error:
         return
-
-
-def _quoted(value: str) -> str:
-    # RFC 7512 §2.3 and 2.4: these need no escape in either part.
-    return quote(value, safe="-._~/:")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from keystay_pkcs11.custody import Evidence, judge
+from keystay_pkcs11.custody import Evidence, assess_custody
 
 PERFECT = {
     "sensitive": True, "extractable": False, "always_sensitive": True, "never_extractable": True,
@@ -41,9 +41,14 @@ RULES = {
 )
 def test_rules(module: str, words: str, slot: bool, mechanism: bool, expected: str) -> None:
     """Whatever the attributes say, the location follows the rules."""
-    found = judge(Evidence(module, words, slot, mechanism, {"module": module}), PERFECT)
+    facts: dict[str, str | bool] = {
+        "module": module,
+        "hardware_slot": slot,
+        "hardware_mechanism": mechanism,
+    }
+    found = assess_custody(Evidence(module, words, facts), PERFECT)
 
     assert (expected, "reported") == (found.location, found.evidence)
     assert found.reason
-    assert {"module", *PERFECT} == set(found.facts)
+    assert {*facts, *PERFECT} == set(found.facts)
     assert {"reported"} == {fact.evidence for fact in found.facts.values()}

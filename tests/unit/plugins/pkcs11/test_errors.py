@@ -13,7 +13,7 @@ from keystay.errors import (
     KeyUnusableError,
     LoginError,
 )
-from keystay_pkcs11.errors import Place, ckr_name, exception_for, is_lost, mapped, translate
+from keystay_pkcs11.errors import Place, ckr_name, exception_for, is_lost, translate, translated
 
 PLACE = Place("/usr/lib/hsm.so", "prod")
 CLASSES = {
@@ -82,13 +82,13 @@ def test_text_of_python_pkcs11() -> None:
     assert "CKR_CRYPTOKI_NOT_INITIALIZED" == ckr_name(PKCS11Error(text))
 
 
-def test_mapped() -> None:
+def test_translated() -> None:
     """The block's PKCS#11 exceptions come out as keystay's, chained; others as they are."""
-    with pytest.raises(LoginError) as caught, mapped("logging in", PLACE):
+    with pytest.raises(LoginError) as caught, translated("logging in", PLACE):
         raise exceptions.PinLocked
     assert isinstance(caught.value.__cause__, exceptions.PinLocked)
 
-    with pytest.raises(KeyError), mapped("logging in", PLACE):
+    with pytest.raises(KeyError), translated("logging in", PLACE):
         raise KeyError
 
 

@@ -10,7 +10,7 @@ from pkcs11 import TokenFlag
 from keystay.backends import SecretResolver
 from keystay.errors import LoginError
 from keystay_pkcs11.errors import Place
-from keystay_pkcs11.login import Credentials, RefusedPins, check_flags, warn_if_low
+from keystay_pkcs11.login import Credentials, RefusedPins, check_flags, choose_pin
 
 PLACE = Place("/m.so", "prod")
 TOKEN = ("/m.so", "prod", "01")
@@ -73,7 +73,8 @@ def test_warn_if_low(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_flags(TokenFlag.USER_PIN_COUNT_LOW, USER, PLACE)
         assert not caplog.text
-        warn_if_low(TokenFlag.USER_PIN_COUNT_LOW, USER, PLACE)
+        resolver = SecretResolver(lambda *_: "the-provided-pin")
+        choose_pin(Credentials("", resolver, USER), TokenFlag.USER_PIN_COUNT_LOW, TOKEN, PLACE)
 
     assert "wrong PIN was tried on token 'prod'" in caplog.text
 
@@ -81,7 +82,7 @@ def test_warn_if_low(caplog: pytest.LogCaptureFixture) -> None:
 def test_pin_missing() -> None:
     """Without a reference the error says how to give one."""
     with pytest.raises(LoginError) as caught:
-        Credentials(None, SecretResolver(), USER).require_pin(PLACE)
+        Credentials(None, SecretResolver(), USER).pin(PLACE)
 
     assert "pin-missing" == caught.value.code
     assert "pin-source=file:" in (caught.value.hint or "")
@@ -95,9 +96,9 @@ def test_provider() -> None:
         asked.append((reference, purpose))
         return "the-provided-pin"
 
-    pin = Credentials(None, SecretResolver(provide), USER).require_pin(PLACE)
+    pin = Credentials(None, SecretResolver(provide), USER).pin(PLACE)
 
-    assert "the-provided-pin" == pin.reveal()
+    assert b"the-provided-pin" == pin
     assert [("", "the PIN of token prod")] == asked
 
 

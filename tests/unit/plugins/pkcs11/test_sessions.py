@@ -160,11 +160,11 @@ def test_close() -> None:
     assert 0 == token.open
 
 
-def test_allow() -> None:
+def test_grow_to() -> None:
     """A later key may let the pool grow."""
     pool = FakeToken().pool(1)
     pool.acquire(soon())
-    pool.allow(2)
+    pool.grow_to(2)
 
     assert pool.acquire(soon()) is not None
 

@@ -9,7 +9,7 @@ import pytest
 from keystay import key_uri
 from keystay.errors import KeyAmbiguousError, KeyNotFoundError
 from keystay_pkcs11.errors import Place
-from keystay_pkcs11.selection import TokenFacts, TokenQuery, select
+from keystay_pkcs11.uri import TokenFacts, TokenQuery, select
 
 PLACE = Place("/usr/lib/hsm.so")
 PROD = TokenFacts(

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keystay.errors import KeyUnusableError
-from keystay_pkcs11.public_keys import ec_public_key, key_type_name
+from keystay_pkcs11.objects import ec_public_key, key_type_name
 
 CURVES = {
     "P-256": (ec.SECP256R1(), "06082a8648ce3d030107", "secp256r1"),
