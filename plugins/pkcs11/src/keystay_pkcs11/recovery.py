@@ -131,12 +131,13 @@ class Recovery:
         """
         access, token = self._access, self._access.token
         module = token.module
+        access.check_open()
         while True:
-            access.check_open()
             generation = module.generation
             try:
                 return self._logged_in(token.connect(access.credentials, self.deadline))
             except PKCS11Error as error:
+                access.check_open()
                 # If that generation is over, another thread has restarted the module.
                 is_last = not module.may_restart or module.generation != generation
                 if not is_lost(error) or (self.level is Level.MODULE and is_last):

@@ -129,7 +129,7 @@ class SessionPool:
                     session = self._idle.pop()
                     session.is_lent = True
                     return session
-                if not self._closed and self._open >= self.limit:
+                if self._open >= self.limit:
                     self._wait(deadline)
                     continue
                 self._open += 1
