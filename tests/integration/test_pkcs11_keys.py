@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
@@ -186,6 +187,47 @@ def test_description(softhsm: SoftHSM, keys: dict[str, PublicKeyTypes]) -> None:
         key.health(Deadline.after(5))
     with pytest.raises(SignerClosedError), key.lease(Deadline.after(5)):
         pass
+
+
+def functions_of_the_plugin() -> list[str]:
+    """Those that the calling function was called through in this thread, inside a test."""
+    found, frame = [], sys._getframe(1)
+    while frame.f_back is not None and not frame.f_code.co_name.startswith("test_"):
+        if frame.f_globals["__name__"].startswith("keystay_pkcs11."):
+            found.append(frame.f_code.co_name)
+        frame = frame.f_back
+    return found
+
+
+@pytest.mark.parametrize("in_process", [True, False], ids=["directly", "in a thread of its own"])
+def test_depth(
+    softhsm: SoftHSM,
+    keys: dict[str, PublicKeyTypes],
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: bool,
+) -> None:
+    """From `sign` to the C call a signature passes six functions of the plugin at most."""
+    key = open_key(softhsm, "kind-P-384")
+    module, passed = key._module, ["sign"]  # the last one, which makes the C call
+    sign, call = module.cryptoki.sign, module.workers.call_with_deadline
+
+    def note_sign(*arguments: Any) -> bytes:
+        passed.extend(functions_of_the_plugin())
+        return sign(*arguments)
+
+    def note_hop(*arguments: Any, **options: Any) -> object:
+        passed.extend(functions_of_the_plugin())
+        return call(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module.cryptoki, "sign", note_sign)
+        patched.setattr(module, "computes_here", in_process)
+        patched.setattr(module.workers, "call_with_deadline", note_hop)
+        key.sign(SignRequest.of(get("ES384"), b"message", Deadline.after(5)))
+    key.close()
+
+    assert "_inside" in passed
+    assert len(passed) <= 6, passed
 
 
 def test_short_ecdsa_integers(softhsm: SoftHSM, keys: dict[str, PublicKeyTypes]) -> None:

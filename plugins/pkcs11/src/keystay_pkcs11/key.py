@@ -66,7 +66,6 @@ class Pkcs11Key:
     def __init__(self, access: TokenAccess, query: KeyQuery, deadline: Deadline) -> None:
         self._access, self._query = access, query
         self._token, self._module = access.token, access.token.module
-        self._closed = False
         self._public_key: PublicKeyTypes | None = None
         recovery = Recovery(access, deadline)
         with self._token.breaker.guard(deadline):
@@ -173,12 +172,10 @@ class Pkcs11Key:
 
     def close(self) -> None:
         """Release the key; the last user of the token logs out. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._access.close()
+        self._access.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._access.is_closed:
             raise SignerClosedError(
                 f"The key {self._description.label!r} is closed.",
                 hint="Open it again, or close it later.",
@@ -206,7 +203,7 @@ class Pkcs11Key:
 
     def _locate(self, recovery: Recovery) -> _Location:
         """Where the key is in the present connection."""
-        if self._closed or not self._location.connection.is_alive:
+        if self._access.is_closed or not self._location.connection.is_alive:
             self._search(recovery)
         return self._location
 

@@ -45,11 +45,12 @@ class TokenAccess:
         token: The token, acquired.
         credentials: How to log in, now and after a loss.
         module_path: The module's path as the user wrote it.
+        is_closed: Whether it was closed.
     """
 
     def __init__(self, token: Token, credentials: Credentials, module_path: str) -> None:
         self.token, self.credentials, self.module_path = token, credentials, module_path
-        self._is_closed = False
+        self.is_closed = False
 
     @classmethod
     def open(cls, uri: KeyURI, context: BackendContext, deadline: Deadline) -> TokenAccess:
@@ -76,13 +77,14 @@ class TokenAccess:
         Raises:
             SignerClosedError: It is closed.
         """
-        if self._is_closed:
+        if self.is_closed:
             raise closed(self.token.place)
 
     def close(self) -> None:
-        """Release the token."""
-        self._is_closed = True
-        self.token.release()
+        """Release the token. Idempotent."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.token.release()
 
 
 class Level(IntEnum):

@@ -63,7 +63,6 @@ class Pkcs11Store:
     def __init__(self, access: TokenAccess, uri: KeyURI, timeout: float) -> None:
         self._access, self._uri, self._timeout = access, uri, timeout
         self._place = access.token.place
-        self._closed = False
 
     @classmethod
     def open(cls, uri: KeyURI, context: BackendContext) -> Pkcs11Store:
@@ -144,13 +143,11 @@ class Pkcs11Store:
         return successor_uri(self._uri, suffix)
 
     def close(self) -> None:
-        """Let go of the token; its last user logs out. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._access.close()
+        """Release the token; its last user logs out. Idempotent."""
+        self._access.close()
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._access.is_closed:
             raise SignerClosedError(f"The key store {self._place} is closed.")
 
     def _find(self, connection: Connection, session: Session) -> list[KeyRecord]:

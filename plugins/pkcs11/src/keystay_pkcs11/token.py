@@ -78,11 +78,6 @@ class Connection:
         )
 
     @property
-    def login_required(self) -> bool:
-        """Whether the token has a login at all."""
-        return bool(self.native.flags & TokenFlag.LOGIN_REQUIRED)
-
-    @property
     def is_alive(self) -> bool:
         """Whether its handles are still valid."""
         detect_fork()
@@ -102,7 +97,8 @@ class Connection:
         def look() -> tuple[Session, TokenFlag | None]:
             """The session that holds the login, and the token's flags if it does not."""
             holder = self._live_holder(user_type)
-            if not self.login_required or cryptoki.logged_in(holder.handle, user_type):
+            wants_login = self.native.flags & TokenFlag.LOGIN_REQUIRED
+            if not wants_login or cryptoki.logged_in(holder.handle, user_type):
                 return holder, None
             return holder, self.native.slot.get_token().flags
 

@@ -152,7 +152,7 @@ class Recovering(RuleBasedStateMachine):
                         token.module.generation, DeviceError(), self.clock.deadline()
                     )
             elif other == "closes" and len(token.did) == 1:
-                closed = self.access._is_closed = True
+                closed = self.access.is_closed = True
 
         token.meanwhile = meanwhile
         found, failed = None, None
@@ -166,7 +166,7 @@ class Recovering(RuleBasedStateMachine):
         except BackendError as error:
             failed = error
         finally:
-            self.access._is_closed = False
+            self.access.is_closed = False
         restarted = token.fake.finalized - finalized
         self.restarts += [self.clock.at] * restarted
         self.check(found, failed, closed=closed)
@@ -230,7 +230,7 @@ class RecoversTheClosed(Recovery):
     """Fault: recovery goes on for a key that was closed meanwhile."""
 
     def next_level(self, what: str, connection: Any, error: PKCS11Error) -> Any:
-        self._access._is_closed = False
+        self._access.is_closed = False
         return super().next_level(what, connection, error)
 
 
