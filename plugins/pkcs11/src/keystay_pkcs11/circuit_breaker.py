@@ -77,7 +77,7 @@ class CircuitBreaker:
         return "half-open" if self._is_probing else "open"
 
     def allow_request(self, deadline: Deadline) -> bool:
-        """Begin a call; `record` or `cancel` must follow.
+        """Begin a call; `record`, or `cancel` of the probe, must follow.
 
         Returns:
             Whether it is the probe.
@@ -109,12 +109,11 @@ class CircuitBreaker:
                 self._is_probing = False
             self._changed.notify_all()
 
-    def cancel(self, is_probe: bool) -> None:
-        """End a call that did not ask the token for anything: the next call is the probe."""
-        if is_probe:
-            with self._changed:
-                self._is_probing = False
-                self._changed.notify_all()
+    def cancel(self) -> None:
+        """End the probe without having asked the token for anything: the next call is it."""
+        with self._changed:
+            self._is_probing = False
+            self._changed.notify_all()
 
     @contextmanager
     def guard(self, deadline: Deadline) -> Iterator[None]:

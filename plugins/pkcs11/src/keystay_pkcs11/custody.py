@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pkcs11 import Token
 
     from keystay_pkcs11.cryptoki import Library
+    from keystay_pkcs11.uri import TokenFacts
 
 __all__ = ["SOFTWARE", "Evidence", "assess_custody", "computes_here", "gather", "is_remoted"]
 
@@ -40,7 +41,7 @@ class Software:
 
     Attributes:
         name: For the reason.
-        word: Lower case; occurs in what the module or its token says of itself.
+        word: Lower case; occurs in what the module or its token reports of itself.
         source: Where that is stated.
     """
 
@@ -79,7 +80,7 @@ def computes_here(module: str, library: Library) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the module, the slot and the token say of themselves.
+    """What the module, the slot and the token report of themselves.
 
     Attributes:
         module: Real path of the module.
@@ -98,38 +99,36 @@ class Evidence:
         return self.facts["hardware_slot"] is self.facts["hardware_mechanism"] is True
 
 
-def gather(token: Token, module: str, library: Library, mechanism: int | None) -> Evidence:
+def gather(reported: TokenFacts, token: Token, module: str, mechanism: int | None) -> Evidence:
     """Ask the token.
 
     Args:
+        reported: What the token, its slot and its module report of themselves.
         token: python-pkcs11's token.
         module: Real path of the module.
-        library: python-pkcs11's library.
         mechanism: CKM number of the mechanism that signs, or None.
     """
-    slot = token.slot
-    flags = mechanism_flags(slot, mechanism) if mechanism is not None else None
+    flags = mechanism_flags(token.slot, mechanism) if mechanism is not None else None
     facts: dict[str, str | bool] = {
         "module": module,
-        "token": token.label,
-        "token_serial": token.serial.decode(errors="replace").rstrip("\0 "),
-        "token_manufacturer": token.manufacturer_id,
-        "token_model": token.model,
+        "token": reported.label,
+        "token_serial": reported.serial,
+        "token_manufacturer": reported.manufacturer,
+        "token_model": reported.model,
         "token_firmware": "{}.{}".format(*token.firmware_version),
         "token_hardware": "{}.{}".format(*token.hardware_version),
         "login_required": bool(token.flags & TokenFlag.LOGIN_REQUIRED),
-        "hardware_slot": bool(slot.flags & SlotFlag.HW_SLOT),
+        "hardware_slot": bool(token.slot.flags & SlotFlag.HW_SLOT),
         "hardware_mechanism": bool(flags and flags & MechanismFlag.HW),
-        "library": library.library_description,
-        "library_manufacturer": library.manufacturer_id,
-        "library_version": "{}.{}".format(*library.library_version),
+        "library": reported.library_description,
+        "library_manufacturer": reported.library_manufacturer,
+        "library_version": reported.library_version,
     }
     texts = (
-        token.manufacturer_id, f"model={token.model}", slot.slot_description, slot.manufacturer_id,
-        library.library_description, library.manufacturer_id,
+        reported.manufacturer, f"model={reported.model}", reported.slot_description,
+        reported.slot_manufacturer, reported.library_description, reported.library_manufacturer,
     )  # fmt: skip
-    words = "".join(f"{text}\n" for text in texts).lower()
-    return Evidence(module, words, facts)
+    return Evidence(module, "".join(f"{text}\n" for text in texts).lower(), facts)
 
 
 def assess_custody(evidence: Evidence, attributes: Mapping[str, bool]) -> Custody:

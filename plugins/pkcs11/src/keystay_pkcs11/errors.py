@@ -148,10 +148,10 @@ _LOST = frozenset(
 class KeyVanishedError(PKCS11Error):
     """A key that was there is not found any more.
 
-    Some modules see a token that was away, or a key, only when they are started anew.
+    Some modules see a token that was away, or a key, only when they are started again.
 
     Args:
-        error: What to tell if that does not help.
+        error: What the user gets if that does not help.
     """
 
     def __init__(self, error: KeyNotFoundError) -> None:

@@ -128,11 +128,10 @@ class Pkcs11Key:
         Raises:
             BackendError: It fails.
         """
-        native, module = self._location.connection.native, self._module
+        connection, module = self._location.connection, self._module
+        look = partial(gather, connection.facts, connection.native, module.path, self._first)
         with translated("asking where the key is", self._token.place):
-            evidence = module.call(
-                lambda: gather(native, module.path, module.library, self._first), deadline
-            )
+            evidence = module.call(look, deadline)
         return assess_custody(evidence, self._flags)
 
     def lease(self, deadline: Deadline) -> AbstractContextManager[SigningKey]:
@@ -279,8 +278,8 @@ class _Lease:
         session, self._session = self._session, None
         if session is not None:
             self._location.connection.pool.release(session)
-        self._key._token.breaker.cancel(self._is_probe)  # if no signature was made
-        self._is_probe = False
+        if self._is_probe:  # no signature was made
+            self._key._token.breaker.cancel()
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Sign in the session held; see `Pkcs11Key.sign`."""

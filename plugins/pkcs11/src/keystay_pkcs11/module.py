@@ -39,7 +39,7 @@ from keystay.concurrency.forks import detect_fork, reset_after_fork
 from keystay.concurrency.locks import DeadlineLock, ReadWriteGate
 from keystay.concurrency.threads import WorkerThreads
 from keystay.errors import BackendTimeoutError, BackendUnavailableError, ConfigurationError
-from keystay_pkcs11.cryptoki import Cryptoki, Library, load
+from keystay_pkcs11.cryptoki import Library, load
 from keystay_pkcs11.custody import computes_here, is_remoted
 from keystay_pkcs11.errors import CKR_DEVICE_ERROR, Place, ckr_name, exception_for, translated
 
@@ -75,6 +75,7 @@ class Module:
         place: For messages.
         init_args: What C_Initialize passes in pReserved, or None.
         library: python-pkcs11's library.
+        cryptoki: Our own C calls.
         gate: Every call into the module goes through it.
         state: See above.
         generation: Number of the start that handles belong to.
@@ -108,6 +109,7 @@ class Module:
         self.place = Place(path)
         self._loader, self.clock = loader, clock
         self.library = loader(path)
+        self.cryptoki = self.library.cryptoki
         self.gate = ReadWriteGate(busy=_busy, closed=_restarting)
         self.state: State = "stopped"
         self.generation = self.users = 0
@@ -129,11 +131,6 @@ class Module:
         return f"<Module {self.path}, {self.state}>"
 
     @property
-    def cryptoki(self) -> Cryptoki:
-        """Our own C calls."""
-        return self.library.cryptoki
-
-    @property
     def is_running(self) -> bool:
         """Whether it is initialised, as far as we know."""
         return self.state == "running"
@@ -149,6 +146,7 @@ class Module:
         p11-kit's client reads its server's address when it hands out its functions.
         """
         self.library = self._loader(self.path)
+        self.cryptoki = self.library.cryptoki
         self._forget_attempts()
 
     def start(self, deadline: Deadline) -> int:
@@ -370,7 +368,7 @@ class Module:
         with translated("starting the module", self.place):
             self._is_ours = self.cryptoki.initialize(self.init_args)
             if self.state == "lost" and not self._is_ours:
-                # It still holds to what was lost, or what a forked child has from its parent.
+                # It keeps what was lost, or what a forked child has from its parent.
                 # (p11-kit's client notices a fork by itself, and complains of C_Finalize.)
                 with suppress(PKCS11Error):
                     self.cryptoki.finalize()

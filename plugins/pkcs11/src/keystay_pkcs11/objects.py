@@ -235,7 +235,7 @@ def public_key_of(session: Session, key: PrivateKey, place: Place) -> PublicKeyT
     """The public key that belongs to a private key.
 
     From the CKO_PUBLIC_KEY object of the same id, else a certificate's, else what the private
-    key itself tells. Whether it really belongs, the first signature shows.
+    key itself holds. Whether it really belongs, the first signature shows.
 
     Raises:
         KeyNotFoundError: There is none; says how to add it.
@@ -282,9 +282,9 @@ def _describe(native: Object) -> PrivateKey:
 
 
 def _created(native: Object) -> Fact | None:
-    """The first day of a key's use, if whoever made it noted one: no later than that it was made.
+    """The first day of a key's use, if noted: the key was made then, or before.
 
-    It is the token's word for somebody's note, which is no more than asserted.
+    The token reports a note of its user's, which is no more than asserted.
     """
     try:
         day = _read(native, Attribute.START_DATE)
@@ -318,7 +318,7 @@ def _from_certificate(item: Object) -> PublicKeyTypes | None:
 
 
 def _from_private_key(item: Object, key_type: int) -> PublicKeyTypes | None:
-    """What a private key tells of its public key; None if nothing.
+    """The public key, from a private key's attributes; None if they do not hold it.
 
     Raises:
         KeyUnusableError: Its curve is none that `cryptography` knows.
@@ -334,7 +334,7 @@ def _from_private_key(item: Object, key_type: int) -> PublicKeyTypes | None:
 def _may_belong(public: PublicKeyTypes, private: Object, key_type: int) -> bool:
     """Whether a public key found beside a private key can be its other half.
 
-    Objects of several keys may share an id. The type and, for RSA, the modulus tell.
+    Objects of several keys may share an id. The type and, for RSA, the modulus distinguish them.
     """
     if isinstance(public, rsa.RSAPublicKey):
         modulus = _read(private, Attribute.MODULUS)

@@ -84,7 +84,8 @@ class SessionPool:
     ) -> None:
         self._open_session, self._close_session = open_session, close_session
         self._limit, self._place, self._clock = limit, place, clock
-        self._freed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._freed = threading.Condition(self._lock)
         self._idle: list[Session] = []
         self._open = 0
         self._closed = False
@@ -94,13 +95,13 @@ class SessionPool:
     @property
     def in_use(self) -> int:
         """Sessions lent, or being opened, now."""
-        with self._freed:
+        with self._lock:
             return self._open - len(self._idle)
 
     @property
     def has_none_but_one(self) -> bool:
         """Whether the session that is just being opened is the only one."""
-        with self._freed:
+        with self._lock:
             return self._open == 1
 
     @property
@@ -112,7 +113,7 @@ class SessionPool:
 
     def grow_to(self, limit: int) -> None:
         """Let the pool grow to `limit`, if that is more than before."""
-        with self._freed:
+        with self._lock:
             self._limit = max(self._limit, limit)
             self._freed.notify_all()
 
@@ -124,7 +125,7 @@ class SessionPool:
             PKCS11Error: A new one could not be opened.
         """
         while True:
-            with self._freed:
+            with self._lock:
                 if self._idle:
                     session = self._idle.pop()
                     session.is_lent = True
@@ -149,7 +150,7 @@ class SessionPool:
         if not session.is_lent:
             return
         session.is_lent = False
-        with self._freed:
+        with self._lock:
             if not self._closed:
                 self._idle.append(session)
                 self._freed.notify()
@@ -194,12 +195,12 @@ class SessionPool:
         )
 
     def _forget_one(self) -> None:
-        with self._freed:
+        with self._lock:
             self._open -= 1
             self._freed.notify()
 
     def _take_idle(self) -> list[Session]:
-        with self._freed:
+        with self._lock:
             idle, self._idle = self._idle, []
             self._open -= len(idle)
             self._freed.notify_all()
@@ -213,7 +214,7 @@ class SessionPool:
 
     def _shrink(self, deadline: Deadline, error: PKCS11Error) -> None:
         """The token has no more sessions: make do with those that are open, for a while."""
-        with self._freed:
+        with self._lock:
             self._open -= 1
             self._shrunk_to = max(1, self._open)
             self._shrunk_until = self._clock.now() + _REGROW_SECONDS

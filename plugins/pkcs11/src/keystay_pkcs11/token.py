@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from keystay_pkcs11.module import Module
     from keystay_pkcs11.settings import Settings
 
+    _Found = tuple[TokenFacts, NativeToken]
+
 __all__ = ["Connection", "Token", "acquire", "present_tokens"]
 
 _T = TypeVar("_T")
@@ -47,6 +49,7 @@ class Connection:
 
     Attributes:
         module: The module.
+        facts: What the token reports of itself now.
         native: python-pkcs11's token.
         generation: The module's generation this belongs to.
         pool: The sessions to work with.
@@ -55,13 +58,13 @@ class Connection:
 
     Args:
         token: The token.
-        native: python-pkcs11's.
+        found: What it reports of itself now, and python-pkcs11's token.
         generation: The module's generation.
     """
 
-    def __init__(self, token: Token, native: NativeToken, generation: int) -> None:
+    def __init__(self, token: Token, found: _Found, generation: int) -> None:
         self.module: Module = token.module
-        self.native, self.generation = native, generation
+        (self.facts, self.native), self.generation = found, generation
         self.authenticating = DeadlineLock(f"connecting to {token.place}")
         self.waited = 0.0
         self._token = token
@@ -137,13 +140,12 @@ class Connection:
             BackendTimeoutError: It did not return in time; the session is retired.
             PKCS11Error: The token failed.
         """
-        late: Callable[[object], None] = partial(self._close_late, session)
         return self.module.call(
             function,
             deadline,
             generation=self.generation,
             on_abandon=partial(self.pool.retire, session),
-            late=late,
+            late=lambda _: self.close_session(session),
         )
 
     def open_session(self, deadline: Deadline, *, rw: bool) -> Session:
@@ -182,10 +184,6 @@ class Connection:
         except BackendUnavailableError:
             # The others would not close either: do not wait for each.
             self._is_stuck = self._is_stuck or left == _CLOSE_SECONDS
-
-    def _close_late(self, session: Session, _: object = None) -> None:
-        """Close a session once the abandoned call in it is over after all."""
-        self.close_session(session)
 
     def close(self) -> None:
         """Close the sessions, and log out if the login is ours."""
@@ -364,10 +362,10 @@ class Token:
         looks = 1
         while True:
             generation = self.module.start(deadline)
-            native = self._find(deadline)
-            if native is not None:
+            found = self._find(deadline)
+            if found is not None:
                 try:
-                    return self._open(native, generation, credentials, deadline)
+                    return self._open(found, generation, credentials, deadline)
                 except (PKCS11Error, BackendUnavailableError, LoginError) as error:
                     if not self._is_being_written(error):
                         raise
@@ -383,15 +381,15 @@ class Token:
                 )
             looks += 1
 
-    def _find(self, deadline: Deadline) -> NativeToken | None:
+    def _find(self, deadline: Deadline) -> _Found | None:
         """The token as it is now; its slot may have another number than before."""
-        found, _ = present_tokens(self.module, deadline)
-        return next((n for facts, n in found if facts.identity == self.facts.identity), None)
+        present, _ = present_tokens(self.module, deadline)
+        return next((found for found in present if found[0].identity == self.facts.identity), None)
 
     def _open(
-        self, native: NativeToken, generation: int, credentials: Credentials, deadline: Deadline
+        self, found: _Found, generation: int, credentials: Credentials, deadline: Deadline
     ) -> Connection:
-        connection = Connection(self, native, generation)
+        connection = Connection(self, found, generation)
         try:
             connection.log_in(credentials, deadline)
         except BaseException:
@@ -442,9 +440,7 @@ def acquire(query: TokenQuery, settings: Settings, deadline: Deadline) -> Token:
     return token
 
 
-def present_tokens(
-    module: Module, deadline: Deadline
-) -> tuple[list[tuple[TokenFacts, NativeToken]], list[str]]:
+def present_tokens(module: Module, deadline: Deadline) -> tuple[list[_Found], list[str]]:
     """The tokens there are, and what is wrong with slots that cannot be read.
 
     One broken slot does not hide the others.
@@ -453,7 +449,7 @@ def present_tokens(
         PKCS11Error: The slots cannot be listed.
     """
 
-    def read() -> tuple[list[tuple[TokenFacts, NativeToken]], list[str]]:
+    def read() -> tuple[list[_Found], list[str]]:
         slots, unreadable = module.library.readable_slots()
         found = []
         for slot in slots:

@@ -57,9 +57,9 @@ class Life(RuleBasedStateMachine):
         self.restarts: list[float] = []
         self.users: set[str] = set()  # who reached a token in this generation
 
-    @initialize(kind=st.sampled_from(sorted(PATHS)))
-    def load(self, kind: Kind) -> None:
-        """A module of a kind."""
+    @initialize(kind=st.sampled_from(sorted(PATHS)), starts=st.booleans())
+    def load(self, kind: Kind, starts: bool) -> None:
+        """A module of a kind; in half of the cases it runs."""
         path, manufacturer = PATHS[kind]
         self.kind, self.fake = kind, FakeLibrary(manufacturer)
         self.fake.may_be_finalized_under_calls = kind == "remoted"
@@ -67,6 +67,8 @@ class Life(RuleBasedStateMachine):
             path, loader=lambda _: as_library(self.fake), clock=self.clock.clock
         )
         self.module.users = 1
+        if starts:
+            self.start()
 
     @property
     def is_light(self) -> bool:
@@ -268,6 +270,11 @@ class Life(RuleBasedStateMachine):
 
 
 SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None)
+# For faults: the same examples in each run, and no more of them once one has failed.
+THOROUGH = settings(
+    SETTINGS, max_examples=2000, derandomize=True, database=None, phases=[Phase.generate],
+    report_multiple_bugs=False, print_blob=False,
+)  # fmt: skip
 
 
 def test_module_life() -> None:
@@ -322,6 +329,5 @@ def test_faults_are_found(faulty: type[Module]) -> None:
     class Faulty(Life):
         make_module = faulty
 
-    quick = settings(SETTINGS, phases=[Phase.generate], database=None, print_blob=False)
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(Faulty, settings=quick)
+        run_state_machine_as_test(Faulty, settings=THOROUGH)

@@ -211,6 +211,11 @@ class Recovering(RuleBasedStateMachine):
 
 
 SETTINGS = settings(max_examples=100, stateful_step_count=25, deadline=None)
+# For faults: the same examples in each run, and no more of them once one has failed.
+THOROUGH = settings(
+    SETTINGS, max_examples=2000, derandomize=True, database=None, phases=[Phase.generate],
+    report_multiple_bugs=False, print_blob=False,
+)  # fmt: skip
 
 
 def test_recovery() -> None:
@@ -261,6 +266,5 @@ def test_faults_are_found(faulty: type[Recovery]) -> None:
     class Faulty(Recovering):
         make_recovery = faulty
 
-    quick = settings(SETTINGS, phases=[Phase.generate], database=None, print_blob=False)
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(Faulty, settings=quick)
+        run_state_machine_as_test(Faulty, settings=THOROUGH)

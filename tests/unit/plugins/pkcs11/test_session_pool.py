@@ -179,6 +179,11 @@ class Pool(RuleBasedStateMachine):
 
 
 SETTINGS = settings(max_examples=100, stateful_step_count=40, deadline=None)
+# For faults: the same examples in each run, and no more of them once one has failed.
+THOROUGH = settings(
+    SETTINGS, max_examples=2000, derandomize=True, database=None, phases=[Phase.generate],
+    report_multiple_bugs=False, print_blob=False,
+)  # fmt: skip
 
 
 def test_session_pool() -> None:
@@ -228,6 +233,5 @@ def test_faults_are_found(faulty: type[SessionPool]) -> None:
     class Faulty(Pool):
         make_pool = faulty
 
-    quick = settings(SETTINGS, phases=[Phase.generate], database=None, print_blob=False)
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run_state_machine_as_test(Faulty, settings=quick)
+        run_state_machine_as_test(Faulty, settings=THOROUGH)
