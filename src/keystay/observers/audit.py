@@ -25,13 +25,7 @@ from keystay.settings import setting
 
 if TYPE_CHECKING:
     from keystay.observers.context import ObserverContext
-    from keystay.observers.events import (
-        AssertionSigned,
-        Event,
-        MessageSigned,
-        TokenFailed,
-        TokenIssued,
-    )
+    from keystay.observers.events import Event
 
 __all__ = ["AuditObserver", "api_version", "keystay_open_observer", "keystay_settings"]
 
@@ -57,29 +51,8 @@ class AuditObserver:
         self._path, self._fsync = Path(path), fsync
 
     @hookimpl
-    def keystay_assertion_signed(self, event: AssertionSigned) -> None:
-        """One line."""
-        self._write(event)
-
-    @hookimpl
-    def keystay_message_signed(self, event: MessageSigned) -> None:
-        """One line."""
-        self._write(event)
-
-    @hookimpl
-    def keystay_token_issued(self, event: TokenIssued) -> None:
-        """One line."""
-        self._write(event)
-
-    @hookimpl
-    def keystay_token_failed(self, event: TokenFailed) -> None:
-        """One line."""
-        self._write(event)
-
-    def __repr__(self) -> str:
-        return f"<AuditObserver {self._path}>"
-
-    def _write(self, event: Event) -> None:
+    def keystay_assertion_signed(self, event: Event) -> None:
+        """One line for each signature and each token, and for each that failed."""
         line = event.to_json()[:-1] + b',"pid":%d}\n' % os.getpid()
         descriptor = os.open(self._path, _FLAGS, 0o600)
         try:
@@ -92,6 +65,12 @@ class AuditObserver:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    keystay_message_signed = keystay_assertion_signed
+    keystay_token_issued = keystay_token_failed = keystay_assertion_signed
+
+    def __repr__(self) -> str:
+        return f"<AuditObserver {self._path}>"
 
     def _check(self, status: os.stat_result) -> None:
         """Refuse a file that somebody else could write a history into."""

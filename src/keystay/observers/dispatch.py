@@ -20,7 +20,6 @@ EVENTS_LOG = logging.getLogger("keystay.events")
 """Every event goes there, at its own level."""
 
 logger = EVENTS_LOG
-_is_logged = EVENTS_LOG.isEnabledFor
 _HOOKS = {kind: f"keystay_{str(kind.__struct_config__.tag).replace('-', '_')}" for kind in EVENTS}
 # Seconds between two warnings about the same observer.
 _WARN_EVERY = 60.0
@@ -119,7 +118,7 @@ class Observers:
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether anybody, or the log, is to be told: an event costs nothing otherwise."""
-        return kind in self.watched or _is_logged(kind.level)
+        return kind in self.watched or EVENTS_LOG.isEnabledFor(kind.level)
 
     def calls_out(self, kind: type[Event]) -> bool:
         """Whether an observer is to be told, which may wait for a disk; the log does not count."""

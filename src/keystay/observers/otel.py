@@ -22,18 +22,7 @@ from keystay.backends.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from keystay.observers.context import ObserverContext
-    from keystay.observers.events import (
-        AssertionSigned,
-        ClockSkewed,
-        Event,
-        MessageSigned,
-        RequestRetried,
-        SignerOpened,
-        TokenFailed,
-        TokenInvalidated,
-        TokenIssued,
-        TokenRenewed,
-    )
+    from keystay.observers.events import ClockSkewed, Event, TokenInvalidated, TokenRenewed
 
 __all__ = ["OtelObserver", "api_version", "keystay_open_observer"]
 
@@ -42,6 +31,17 @@ api_version = 1
 # Of an event's fields, those few values are known of beforehand.
 _DIMENSIONS = ("client_id", "fhir_base_url", "backend", "algorithm", "custody", "source")
 _NOT_ATTRIBUTES = ("event", "time", "duration", "outcome")
+# By event: its span, its count and its duration.
+_SHOWN: dict[str, tuple[str | None, str | None, str | None]] = {
+    "signer-opened": ("signer.open", None, None),
+    "assertion-signed": ("assertion.sign", "signatures", "signature"),
+    "message-signed": ("message.sign", "signatures", "signature"),
+    "token-issued": ("token.request", "token.requests", "token.request"),
+    "token-failed": ("token.request", "token.requests", "token.request"),
+    "token-renewed": ("token.renew", "token.renewals", "token.renewal"),
+    "request-retried": (None, "token.retries", None),
+    "token-invalidated": (None, "token.invalidations", None),
+}
 
 
 class OtelObserver:
@@ -87,78 +87,51 @@ class OtelObserver:
         )
 
     @hookimpl
-    def keystay_signer_opened(self, event: SignerOpened) -> None:
-        """A span."""
-        self._span("keystay.signer.open", event)
+    def keystay_signer_opened(self, event: Event) -> None:
+        """A span, a count and a duration, as far as `_SHOWN` names them."""
+        span, count, duration = _SHOWN[event.name]
+        attributes = _attributes(event, _DIMENSIONS)
+        if span is not None:
+            self._span(f"keystay.{span}", event)
+        if count is not None:
+            self._counts[count].add(1, attributes)
+        if duration is not None:
+            self._durations[duration].record(event.duration, attributes)
 
-    @hookimpl
-    def keystay_assertion_signed(self, event: AssertionSigned) -> None:
-        """A span, a count, a duration."""
-        self._span("keystay.assertion.sign", event)
-        self._measure("signatures", "signature", event)
-
-    @hookimpl
-    def keystay_message_signed(self, event: MessageSigned) -> None:
-        """A span, a count, a duration."""
-        self._span("keystay.message.sign", event)
-        self._measure("signatures", "signature", event)
-
-    @hookimpl
-    def keystay_token_issued(self, event: TokenIssued) -> None:
-        """A span, a count, a duration."""
-        self._request(event)
-
-    @hookimpl
-    def keystay_token_failed(self, event: TokenFailed) -> None:
-        """A span, a count, a duration."""
-        self._request(event)
+    keystay_assertion_signed = keystay_message_signed = keystay_signer_opened
+    keystay_token_issued = keystay_token_failed = keystay_signer_opened
+    keystay_request_retried = keystay_signer_opened
 
     @hookimpl
     def keystay_token_renewed(self, event: TokenRenewed) -> None:
         """A span, a count, a duration; and when the token expires."""
-        self._span("keystay.token.renew", event)
-        self._measure("token.renewals", "token.renewal", event)
+        self.keystay_signer_opened(event)
         if event.expires_in is not None:
             self._ends[_client(event)] = time.monotonic() + event.expires_in
 
     @hookimpl
-    def keystay_request_retried(self, event: RequestRetried) -> None:
-        """A count."""
-        self._measure("token.retries", None, event)
+    def keystay_token_invalidated(self, event: TokenInvalidated) -> None:
+        """A count; and there is no token that could expire."""
+        self.keystay_signer_opened(event)
+        self._ends.pop(_client(event), None)
 
     @hookimpl
     def keystay_clock_skewed(self, event: ClockSkewed) -> None:
         """The offset."""
         self._offsets[_client(event)] = event.offset
 
-    @hookimpl
-    def keystay_token_invalidated(self, event: TokenInvalidated) -> None:
-        """A count; and there is no token that could expire."""
-        self._measure("token.invalidations", None, event)
-        self._ends.pop(_client(event), None)
-
-    def _request(self, event: TokenIssued | TokenFailed) -> None:
-        self._span("keystay.token.request", event, SpanKind.CLIENT)
-        self._measure("token.requests", "token.request", event)
-
-    def _span(self, name: str, event: Event, kind: SpanKind = SpanKind.INTERNAL) -> None:
+    def _span(self, name: str, event: Event) -> None:
         """A span that is over already, below the caller's current one."""
         end = int(event.time.timestamp() * 1e9)
         span = self._tracer.start_span(
             name,
-            kind=kind,
+            kind=SpanKind.CLIENT if name == "keystay.token.request" else SpanKind.INTERNAL,
             start_time=end - int(event.duration * 1e9),
             attributes=_attributes(event, None),
         )
         if event.outcome != "ok":
             span.set_status(Status(StatusCode.ERROR, event.outcome))
         span.end(end)
-
-    def _measure(self, count: str, duration: str | None, event: Event) -> None:
-        attributes = _attributes(event, _DIMENSIONS)
-        self._counts[count].add(1, attributes)
-        if duration is not None:
-            self._durations[duration].record(event.duration, attributes)
 
     def _lives(self, options: CallbackOptions) -> Iterator[Observation]:
         for client, end in list(self._ends.items()):
