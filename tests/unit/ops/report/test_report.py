@@ -15,9 +15,9 @@ from keystay.config import ClientConfig, Config, PolicyConfig
 from keystay.errors import ConfigurationError, NetworkError
 from keystay.ops.publishing.comparison import Finding
 from keystay.ops.report import Report, build, seal, verify
+from keystay.ops.report.contents import publication
 from keystay.ops.report.examination import Examination
 from keystay.ops.report.formats import FORMATS
-from keystay.ops.report.sentences import publication
 
 if TYPE_CHECKING:
     from pathlib import Path
