@@ -119,7 +119,7 @@ def test_hang_then_answers(
     kms_proxy: KmsProxy, signer: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One silent attempt is given up after the read timeout, and the next one answers."""
-    monkeypatch.setattr("keystay_aws_kms.connection.READ_SECONDS", 0.3)
+    monkeypatch.setattr("keystay_aws_kms.client.READ_SECONDS", 0.3)
     kms_proxy.hang("DescribeKey", times=1)
     # A new connection, to be made with the shorter timeout.
     with keystay.open_signer(_uri(signer), timeout=5) as again:

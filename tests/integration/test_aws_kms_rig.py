@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from keystay_aws_kms.quiet import quiet
+from keystay.backends.log_filter import no_debug_records
+from keystay_aws_kms.client import LOGGERS
 from tests.support.ministack import REGION
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def kms(ministack: MiniStack, kms_proxy: KmsProxy) -> Iterator[Any]:
     )
     config = Config(proxies={}, read_timeout=0.5, retries={"total_max_attempts": 1})
     client = session.client("kms", endpoint_url=kms_proxy.url, config=config)
-    with quiet(), contextlib.closing(client):
+    with no_debug_records(LOGGERS), contextlib.closing(client):
         yield client
 
 

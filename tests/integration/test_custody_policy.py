@@ -14,8 +14,8 @@ from keystay.policy import Policy
 from keystay.signer import Signer
 from keystay_gcp_kms.client import Connection
 from keystay_gcp_kms.key import GcpKey
-from keystay_gcp_kms.resource_name import ResourceName
 from keystay_gcp_kms.settings import Settings
+from keystay_gcp_kms.uri import ResourceName
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,8 +26,9 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 
 import keystay
 from keystay import jwk as keystay_jwk
+from keystay.backends.log_filter import no_debug_records
 from keystay.errors import AlgorithmError, SignerClosedError
-from keystay_gcp_kms.quiet import quiet
+from keystay_gcp_kms.client import LOGGERS
 from tests.support.gcp_kms_server import GcpKmsServer, key_for
 from tests.support.secrets_watch import WATCH
 
@@ -235,7 +236,7 @@ def test_google_s_debug_log_holds_no_payload(
     others = logging.getLogger("google.auth.transport.requests")
     record = others.makeRecord(others.name, logging.DEBUG, __file__, 1, "others'", (), None)
     assert others.filter(record)
-    with quiet():
+    with no_debug_records(LOGGERS):
         assert not others.filter(record)
 
 

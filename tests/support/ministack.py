@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pytest
 
-from keystay_aws_kms.quiet import quiet
+from keystay.backends.log_filter import no_debug_records
+from keystay_aws_kms.client import LOGGERS
 from tests.support.secrets_watch import WATCH
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class MiniStack:
 
     def make_user(self, name: str, statements: object) -> Credentials:
         """A user with a policy of these statements, and an access key."""
-        with quiet(), contextlib.closing(self.client("iam")) as iam:
+        with no_debug_records(LOGGERS), contextlib.closing(self.client("iam")) as iam:
             iam.create_user(UserName=name)
             policy = {"Version": "2012-10-17", "Statement": _complete(statements)}
             iam.put_user_policy(
@@ -150,7 +151,7 @@ class MiniStack:
             aws_secret_access_key=credentials.secret,
             region_name=REGION,
         ).client("sts", endpoint_url=self.endpoint)
-        with quiet(), contextlib.closing(sts):
+        with no_debug_records(LOGGERS), contextlib.closing(sts):
             made = sts.get_session_token()["Credentials"]
         WATCH.add("a secret access key", made["SecretAccessKey"])
         WATCH.add("a session token", made["SessionToken"])

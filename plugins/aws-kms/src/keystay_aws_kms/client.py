@@ -1,20 +1,30 @@
-"""The SDK's KMS client: which of its calls are used, how it is made, and one for each process."""
+"""The SDK's KMS client: which of its calls are used, how it is made, one for each process.
+
+One deadline holds for all attempts of a call, with a retry where that can help, and every error is
+translated. Each attempt runs in a thread of its own, so that the deadline holds whatever is slow:
+DNS, a credential process, an instance's metadata, or a peer that sends a byte now and then.
+botocore's timeouts are fixed when a client is made and bound the silence of one peer only.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
 
+from keystay.backends.log_filter import no_debug_records
+from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
 from keystay.concurrency.forks import detect_fork, reset_after_fork
 from keystay.concurrency.locks import DeadlineLock
-from keystay.errors import ConfigurationError, SignerClosedError
+from keystay.concurrency.threads import WorkerThreads
+from keystay_aws_kms.errors import TEXTS, Call, is_retryable, too_late, translate
 from keystay_aws_kms.settings import endpoint_problem, is_aws, is_loopback
 
 if TYPE_CHECKING:
-    from keystay.concurrency.clock import Deadline
+    from keystay.concurrency.clock import Clock, Deadline
     from keystay_aws_kms.settings import Settings
 
-__all__ = ["CONNECT_SECONDS", "READ_SECONDS", "Connected", "Connection", "Kms", "connect"]
+__all__ = ["LOGGERS", "Connected", "Connection", "Kms", "connect"]
 
 CONNECT_SECONDS = 2.0
 """Seconds that connecting may take, for one attempt."""
@@ -22,10 +32,23 @@ CONNECT_SECONDS = 2.0
 READ_SECONDS = 5.0
 """Seconds that KMS may be silent, in one attempt."""
 
+LOGGERS = tuple(
+    f"botocore.{name}"
+    for name in (
+        "auth", "awsrequest", "client", "credentials", "endpoint", "hooks", "httpsession",
+        "parsers", "retryhandler", "tokens", "utils",
+    )
+)  # fmt: skip
+"""Those of botocore's loggers that show requests, responses or credentials."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
+
 # urllib3 keeps so many connections; more threads open more and throw them away afterwards.
 _KEPT_CONNECTIONS = 32
 
 Reply = Mapping[str, Any]
+
+T = TypeVar("T")
 
 
 class Kms(Protocol):
@@ -97,29 +120,71 @@ def connect(settings: Settings) -> Kms:
     # AWS_ENDPOINT_URL_KMS and profiles can name one as well.
     if problem := endpoint_problem(client.meta.endpoint_url):
         client.close()
-        raise ConfigurationError(
-            f"The KMS endpoint that the AWS configuration names {problem}.",
-            cause="AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_KMS or endpoint_url in the AWS profile.",
-            hint="Use an https:// URL without path; http:// is for this machine only.",
-        )
+        raise TEXTS.error("endpoint", problem=problem)
     return client
 
 
 class Connection:
-    """The client of this process; a forked child gets its own.
+    """KMS as the settings reach it. Thread-safe; a forked child gets a client of its own.
 
     Args:
         settings: How to reach KMS.
         make: Makes a client; a test may hand in its own.
+        clock: Waits before another attempt; a test may hand in its own.
     """
 
-    def __init__(self, settings: Settings, make: Callable[[Settings], Kms] = connect) -> None:
-        self._settings, self._make = settings, make
+    def __init__(
+        self,
+        settings: Settings,
+        make: Callable[[Settings], Kms] = connect,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._settings, self._make, self._clock = settings, make, clock
         self._current: Connected | None = None
         self._number = 0
         self._closed = False
         self._making = DeadlineLock("connecting to AWS KMS")
+        self._threads = _Threads("AWS KMS")
         reset_after_fork(self._reset)
+
+    def call(
+        self, operation: str, key: str, send: Callable[[Kms], T], deadline: Deadline
+    ) -> tuple[T, int]:
+        """Call, and call again while that can help and the deadline allows.
+
+        Args:
+            operation: What KMS calls it, such as `Sign`.
+            key: The key it is about, for messages: an ARN, or what the user wrote.
+            send: Calls the SDK.
+            deadline: For all attempts together.
+
+        Returns:
+            What `send` returned, and the number of the client it came through.
+
+        Raises:
+            BackendTimeoutError: No answer in time.
+            BackendUnavailableError: Throttled, or failing, until the deadline.
+            KeystayError: Anything else that is wrong, at once.
+        """
+        attempt = 0
+        last: Exception | None = None
+        while not deadline.expired:
+            attempt += 1
+            try:
+                return self._threads.call_with_deadline(
+                    partial(self._send, send, deadline), deadline
+                )
+            except _NoAnswerError:  # the thread is left to end by botocore's own timeouts
+                break
+            except Exception as error:  # noqa: BLE001 - the SDK's, to be translated
+                last = error
+            if not is_retryable(last, operation):
+                raise translate(last, Call(operation, key, self.where))
+            pause = backoff(attempt, first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+            if pause >= deadline.remaining:
+                break
+            self._clock.sleep(pause)
+        raise too_late(last, Call(operation, key, self.where), deadline.seconds, attempt)
 
     def get(self, deadline: Deadline) -> Connected:
         """The client, made when first asked for in this process.
@@ -134,17 +199,11 @@ class Connection:
             return self._current
         with self._making.held(deadline):
             if self._closed:
-                raise SignerClosedError("The connection to AWS KMS is closed.")
+                raise TEXTS.error("connection-closed")
             if self._current is None:
                 self._number += 1
                 self._current = Connected(self._make(self._settings), self._number)
             return self._current
-
-    @property
-    def region(self) -> str | None:
-        """The region; None until it is known."""
-        current = self._current
-        return self._settings.region if current is None else current.client.meta.region_name
 
     @property
     def endpoint(self) -> str | None:
@@ -158,7 +217,9 @@ class Connection:
     @property
     def where(self) -> str:
         """Region and endpoint, in words."""
-        region = f"region {self.region}" if self.region else "boto3's default region"
+        current = self._current
+        name = self._settings.region if current is None else current.client.meta.region_name
+        region = f"region {name}" if name else "boto3's default region"
         return f"{region} at {self.endpoint}" if self.endpoint else region
 
     def close(self) -> None:
@@ -169,6 +230,20 @@ class Connection:
         if current is not None:
             current.client.close()
 
+    def _send(self, send: Callable[[Kms], T], deadline: Deadline) -> tuple[T, int]:
+        with no_debug_records(LOGGERS):
+            connected = self.get(deadline)
+            return send(connected.client), connected.number
+
     def _reset(self) -> None:
         """In a forked child: the parent's sockets are not for it."""
         self._current = None
+
+
+class _NoAnswerError(Exception):
+    """The deadline passed during an attempt."""
+
+
+class _Threads(WorkerThreads):
+    def timeout_error(self, deadline: Deadline) -> Exception:
+        return _NoAnswerError()

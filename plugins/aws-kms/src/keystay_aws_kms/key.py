@@ -11,22 +11,15 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from keystay.algorithms import for_key, get
 from keystay.backends import BackendSignature, Deadline, KeyDescription
-from keystay.errors import (
-    AlgorithmError,
-    BackendError,
-    KeyChangedError,
-    SignatureInvalidError,
-    SignerClosedError,
-)
+from keystay.errors import BackendError
 from keystay.jwk import key_kind
 from keystay_aws_kms.algorithms import KEY_SPECS, MAX_RAW_BYTES, SIGNING
-from keystay_aws_kms.calls import Calls
-from keystay_aws_kms.connection import Connection
+from keystay_aws_kms.client import Connection
 from keystay_aws_kms.custody import custody_of
-from keystay_aws_kms.error_codes import code_of
+from keystay_aws_kms.errors import TEXTS, code_of
 from keystay_aws_kms.metadata import KeyMetadata, unreadable
-from keystay_aws_kms.reference import KeyReference
 from keystay_aws_kms.settings import Settings
+from keystay_aws_kms.uri import KeyReference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +30,7 @@ if TYPE_CHECKING:
     from keystay.backends import BackendContext, SignRequest
     from keystay.custody import Custody
     from keystay.key_uri import KeyURI
-    from keystay_aws_kms.connection import Kms
+    from keystay_aws_kms.client import Kms
 
 __all__ = ["KmsKey"]
 
@@ -52,7 +45,7 @@ class KmsKey:
     """A private key in AWS KMS.
 
     Args:
-        calls: The way to KMS; the key closes it.
+        connection: The way to KMS; the key closes it.
         reference: The key as the user named it.
         deadline: When to give up opening it.
 
@@ -61,8 +54,8 @@ class KmsKey:
         BackendUnavailableError: KMS cannot be reached, or not in time.
     """
 
-    def __init__(self, calls: Calls, reference: KeyReference, deadline: Deadline) -> None:
-        self._calls = calls
+    def __init__(self, connection: Connection, reference: KeyReference, deadline: Deadline) -> None:
+        self._connection = connection
         self._closed = False
         self._name = reference.text
         metadata = self._describe(deadline)
@@ -78,7 +71,7 @@ class KmsKey:
             algorithms=metadata.algorithms,
             key_id=self._arn,
             label=reference.alias or metadata.key_id,
-            custody=custody_of(metadata, calls.endpoint),
+            custody=custody_of(metadata, connection.endpoint),
             created=metadata.made,
         )
 
@@ -93,11 +86,11 @@ class KmsKey:
         deadline = Deadline.after(context.timeout)
         reference = KeyReference.of(uri)
         settings = Settings.read(uri, context.settings, reference.region)
-        calls = Calls(Connection(settings))
+        connection = Connection(settings)
         try:
-            return cls(calls, reference, deadline)
+            return cls(connection, reference, deadline)
         except BaseException:
-            calls.close()
+            connection.close()
             raise
 
     def __repr__(self) -> str:
@@ -116,7 +109,7 @@ class KmsKey:
         """
         metadata = self._describe(deadline)
         self._check_same(metadata)
-        return custody_of(metadata, self._calls.endpoint)
+        return custody_of(metadata, self._connection.endpoint)
 
     def sign(self, request: SignRequest) -> BackendSignature:
         """Sign in KMS; tries again, until the deadline, where that can help.
@@ -131,7 +124,7 @@ class KmsKey:
         self._check_open()
         parameters = self._parameters(request)
         try:
-            reply, session = self._calls.run(
+            reply, session = self._connection.call(
                 "Sign", self._arn, lambda kms: kms.sign(**parameters), request.deadline
             )
         except BackendError as error:
@@ -175,7 +168,7 @@ class KmsKey:
                     raise
 
         try:
-            self._calls.run("Sign", self._arn, probe, deadline)
+            self._connection.call("Sign", self._arn, probe, deadline)
         except BackendError as error:
             self._explain(error, deadline)
 
@@ -183,13 +176,11 @@ class KmsKey:
         """Close the connection; idempotent."""
         if not self._closed:
             self._closed = True
-            self._calls.close()
+            self._connection.close()
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SignerClosedError(
-                f"The KMS key {self._name} is closed.", hint="Open it again, or close it later."
-            )
+            raise TEXTS.error("key-closed", name=self._name)
 
     def _default(self) -> str:
         """The algorithm that keystay signs with when nobody names one."""
@@ -198,14 +189,14 @@ class KmsKey:
         return next(name for name in for_key(kty, curve) if name in description.algorithms)
 
     def _describe(self, deadline: Deadline) -> KeyMetadata:
-        reply, _ = self._calls.run(
+        reply, _ = self._connection.call(
             "DescribeKey", self._name, lambda kms: kms.describe_key(KeyId=self._name), deadline
         )
         return KeyMetadata.of(reply)
 
     def _fetch_public_key(self, metadata: KeyMetadata, deadline: Deadline) -> PublicKeyTypes:
         arn = metadata.arn
-        reply, _ = self._calls.run(
+        reply, _ = self._connection.call(
             "GetPublicKey", arn, lambda kms: kms.get_public_key(KeyId=arn), deadline
         )
         der = reply.get("PublicKey")
@@ -224,25 +215,18 @@ class KmsKey:
         """What Sign is given."""
         name = request.algorithm.name
         if name not in self._description.algorithms:
-            raise AlgorithmError(
-                f"The KMS key {self._name} cannot sign with {name}.",
-                hint=f"It can do {', '.join(self._description.algorithms)}.",
-            )
+            able = ", ".join(self._description.algorithms)
+            raise TEXTS.error("algorithm", name=self._name, algorithm=name, able=able)
         signing = SIGNING[name]
         message = request.digest if signing.message_type == "DIGEST" else request.message
         if message is None:
-            raise AlgorithmError(
-                f"AWS KMS signs {name} over the message, and only its hash is given.",
-                hint="Hand over the message itself.",
-            )
+            raise TEXTS.error("message-needed", algorithm=name)
+        size, due = len(message), request.algorithm.digest_size
         if signing.message_type == "RAW":
-            self._check_raw(name, message)
-        elif len(message) != request.algorithm.digest_size:
-            raise SignatureInvalidError(
-                f"The digest for {name} has {len(message)} bytes, "
-                f"{request.algorithm.digest_size} are due.",
-                code="digest-invalid",
-            )
+            if size > MAX_RAW_BYTES:
+                raise TEXTS.error("message-too-long", algorithm=name, size=size, most=MAX_RAW_BYTES)
+        elif size != due:
+            raise TEXTS.error("digest-length", algorithm=name, size=size, due=due)
         return {
             "KeyId": self._target,
             "Message": message,
@@ -250,24 +234,9 @@ class KmsKey:
             "SigningAlgorithm": signing.name,
         }
 
-    def _check_raw(self, name: str, message: bytes) -> None:
-        if len(message) > MAX_RAW_BYTES:
-            raise AlgorithmError(
-                f"The message has {len(message)} bytes; AWS KMS signs at most {MAX_RAW_BYTES} "
-                f"with {name}.",
-                cause=f"{name} takes the message itself, not its hash; a long client id makes an "
-                "assertion that long.",
-                hint="Use a P-384 or RSA key: keystay hashes for those, whatever the length.",
-                code="aws-message-too-long",
-            )
-
     def _check_same(self, metadata: KeyMetadata) -> None:
         if metadata.arn != self._arn:
-            raise KeyChangedError(
-                f"{self._name} is now {metadata.arn}, not {self._arn}.",
-                cause="The alias was pointed at another key.",
-                hint="Publish the new public key first, then open the signer again.",
-            )
+            raise TEXTS.error("alias-moved", name=self._name, found=metadata.arn, opened=self._arn)
 
     def _explain(self, error: BackendError, deadline: Deadline) -> NoReturn:
         """Raise what is wrong with the key, if that explains why it did not sign; else `error`."""

@@ -8,51 +8,13 @@ from datetime import datetime
 from typing import Any
 
 from keystay.custody import Fact
-from keystay.errors import BackendUnavailableError, KeyUnusableError
+from keystay.errors import KeystayError
 from keystay_aws_kms.algorithms import KEY_SPECS, able, refusal
+from keystay_aws_kms.errors import TEXTS
 
 __all__ = ["KeyMetadata", "unreadable"]
 
-# KMS developer guide, "Key states of AWS KMS keys": what does not sign, why, and the remedy.
 # A key that is Updating (its primary region) signs.
-_STATES = {
-    "Disabled": (
-        "is disabled",
-        "Somebody disabled it.",
-        "aws kms enable-key --key-id {arn}",
-        "aws-key-disabled",
-    ),
-    "PendingDeletion": (
-        "is scheduled for deletion{date}",
-        "Somebody deleted it; until then that can be undone.",
-        "aws kms cancel-key-deletion --key-id {arn}; aws kms enable-key --key-id {arn}",
-        "aws-key-pending-deletion",
-    ),
-    "PendingReplicaDeletion": (
-        "is scheduled for deletion, and waits for its replicas in other regions to be deleted",
-        "Somebody deleted the primary key of a multi-Region key.",
-        "aws kms cancel-key-deletion --key-id {arn}; aws kms enable-key --key-id {arn}",
-        "aws-key-pending-deletion",
-    ),
-    "PendingImport": (
-        "has no key material",
-        "Its material is to be imported, or has expired or been deleted.",
-        "Import it (the same as before, if it had any): aws kms import-key-material --key-id {arn}",
-        "aws-key-pending-import",
-    ),
-    "Unavailable": (
-        "is unavailable",
-        "Its custom key store is disconnected from the CloudHSM cluster or external key manager.",
-        "aws kms connect-custom-key-store --custom-key-store-id {store}",
-        "aws-key-unavailable",
-    ),
-    "Creating": (
-        "is still being created",
-        "A key, or a replica of one, is made in the background.",
-        "Wait a minute and try again.",
-        "aws-key-creating",
-    ),
-}
 _USABLE_STATES = ("Enabled", "Updating")
 
 
@@ -145,54 +107,27 @@ class KeyMetadata:
         what = f"The KMS key {name}" + (f" ({self.arn})" if name != self.arn else "")
         reason = refusal(self.spec)
         if reason is not None:
-            raise KeyUnusableError(
-                f"{what} {reason} (KeySpec {self.spec}).",
-                hint="Use a key of KeySpec ECC_NIST_P384 or RSA_3072 with KeyUsage SIGN_VERIFY: "
-                "keystay key generate 'awskms:///alias/NAME' --type P-384",
-                code="aws-key-spec",
-            )
+            raise TEXTS.error("spec", what=what, reason=reason, spec=self.spec)
         if self.usage != "SIGN_VERIFY":
-            raise KeyUnusableError(
-                f"{what} is for {self.usage}, not for SIGN_VERIFY.",
-                cause="KeyUsage is chosen when a key is created and never changes.",
-                hint="Create another one with KeyUsage SIGN_VERIFY: "
-                "keystay key generate 'awskms:///alias/NAME'",
-                code="aws-key-usage",
-            )
+            raise TEXTS.error("usage", what=what, usage=self.usage)
         if self.state not in _USABLE_STATES:
-            self._refuse_state(what)
-        if not self.algorithms:
-            raise KeyUnusableError(
-                f"{what} offers no signing algorithm that JWS knows.",
-                cause=f"KMS reports {', '.join(self.signing_algorithms) or 'none'} for it.",
-                hint="Use a key of KeySpec ECC_NIST_P384 or RSA_3072.",
-                code="aws-key-spec",
+            known = f"state-{self.state}"
+            raise TEXTS.error(
+                known if known in TEXTS else "state",
+                what=what,
+                arn=self.arn,
+                state=self.state,
+                date=f" on {self.deletion:%Y-%m-%d}" if self.deletion else "",
+                store=self.facts.get("custom_key_store", "ID"),
             )
-
-    def _refuse_state(self, what: str) -> None:
-        message, cause, hint, code = _STATES.get(
-            self.state,
-            (f"is in the state {self.state}", "KMS does not let it sign.", "See {arn}.",
-             "aws-key-state"),
-        )  # fmt: skip
-        date = f" on {self.deletion:%Y-%m-%d}" if self.deletion else ""
-        store = self.facts.get("custom_key_store", "ID")
-        raise KeyUnusableError(
-            f"{what} {message.format(date=date)}.",
-            cause=cause,
-            hint=hint.format(arn=self.arn, store=store),
-            code=code,
-        )
+        if not self.algorithms:
+            reported = ", ".join(self.signing_algorithms) or "none"
+            raise TEXTS.error("no-algorithm", what=what, reported=reported)
 
 
-def unreadable(operation: str) -> BackendUnavailableError:
+def unreadable(operation: str) -> KeystayError:
     """The error for an answer that lacks what it must have."""
-    return BackendUnavailableError(
-        f"AWS KMS's answer to {operation} lacks what it must have.",
-        cause="Something else than KMS answered: a proxy, or a wrong endpoint.",
-        hint="Check endpoint= and HTTPS_PROXY.",
-        code="aws-answer-invalid",
-    )
+    return TEXTS.error("answer-incomplete", operation=operation)
 
 
 def _facts(data: Mapping[str, Any]) -> dict[str, str | bool]:

@@ -9,27 +9,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from keystay.backends import Deadline, KeyRecord
-from keystay.errors import (
-    BackendError,
-    ConfigurationError,
-    KeyNotFoundError,
-    KeyUnusableError,
-    KeyURIError,
-    SignerClosedError,
-    did_you_mean,
-)
+from keystay.errors import BackendError, KeyNotFoundError, KeyUnusableError, did_you_mean
 from keystay.key_uri import successor_name
 from keystay_aws_kms.algorithms import KEY_SPECS
-from keystay_aws_kms.calls import Calls
-from keystay_aws_kms.connection import Connection
+from keystay_aws_kms.client import Connection
+from keystay_aws_kms.errors import TEXTS
 from keystay_aws_kms.metadata import KeyMetadata, unreadable
-from keystay_aws_kms.reference import KeyReference
 from keystay_aws_kms.settings import Settings
+from keystay_aws_kms.uri import KeyReference
 
 if TYPE_CHECKING:
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
-    from keystay_aws_kms.connection import Kms
+    from keystay_aws_kms.client import Kms
 
 __all__ = ["KmsStore"]
 
@@ -44,26 +36,27 @@ class KmsStore:
     """The keys of one account and region.
 
     Args:
-        calls: The way to KMS; the store closes it.
+        connection: The way to KMS; the store closes it.
         uri: What the user wrote: one key, or `*` for all and `alias/…*` for some.
         timeout: Seconds that each call of KMS may take, its retries included.
         tags: For new keys.
     """
 
     def __init__(
-        self, calls: Calls, uri: KeyURI, timeout: float, tags: Mapping[str, str] | None = None
+        self,
+        connection: Connection,
+        uri: KeyURI,
+        timeout: float,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
-        self._calls, self._uri, self._timeout = calls, uri, timeout
+        self._connection, self._uri, self._timeout = connection, uri, timeout
         self._tags = tags or {}
         self._pattern = uri.path if "*" in uri.path else None
         self._closed = False
         if self._pattern is None:
             self._reference = KeyReference.of(uri)
         elif self._pattern != "*" and not self._pattern.startswith("alias/"):
-            raise KeyURIError(
-                f"The pattern {self._pattern!r} matches no KMS key.",
-                hint="Write awskms:///* for all keys, or awskms:///alias/epic-* for some aliases.",
-            )
+            raise TEXTS.error("pattern", pattern=self._pattern)
 
     @classmethod
     def open(cls, uri: KeyURI, context: BackendContext) -> KmsStore:
@@ -74,7 +67,7 @@ class KmsStore:
         """
         region = None if "*" in uri.path else KeyReference.of(uri).region
         settings = Settings.read(uri, context.settings, region)
-        return cls(Calls(Connection(settings)), uri, context.timeout, settings.tags)
+        return cls(Connection(settings), uri, context.timeout, settings.tags)
 
     def __repr__(self) -> str:
         return f"<KmsStore {self._uri}>"
@@ -92,16 +85,11 @@ class KmsStore:
         """
         self._check_open()
         if key_type not in _SPECS:
-            raise ConfigurationError(
-                f"There is no key type {key_type!r}.", hint=did_you_mean(key_type, _SPECS)
-            )
-        alias = None if self._pattern else self._reference.alias
-        if alias is None or alias.startswith("alias/aws/"):
-            raise _unnamed(
-                "The key URI gives the new key no alias."
-                if alias is None
-                else "Aliases that begin with alias/aws/ are AWS's own."
-            )
+            suggestion = did_you_mean(key_type, _SPECS)
+            raise TEXTS.error("key-type", key_type=key_type, suggestion=suggestion)
+        alias = self._alias()
+        if alias.startswith("alias/aws/"):
+            raise TEXTS.error("alias-reserved")
         self._refuse_existing(alias)
         parameters: dict[str, Any] = {
             "KeySpec": _SPECS[key_type],
@@ -172,9 +160,7 @@ class KmsStore:
         Raises:
             ConfigurationError: The URI names no alias.
         """
-        alias = None if self._pattern else self._reference.alias
-        if alias is None:
-            raise _unnamed("The key URI gives the new key no alias.")
+        alias = self._alias()
         _, mark, query = self._uri.text.partition("?")
         if not mark and (region := self._reference.region):
             mark, query = "?", f"region={region}"
@@ -184,7 +170,14 @@ class KmsStore:
         """Close the connection; idempotent."""
         if not self._closed:
             self._closed = True
-            self._calls.close()
+            self._connection.close()
+
+    def _alias(self) -> str:
+        """The alias that the URI gives a new key."""
+        alias = None if self._pattern else self._reference.alias
+        if alias is None:
+            raise TEXTS.error("alias-missing")
+        return alias
 
     def _records(self, wanted: Mapping[str, list[str]]) -> Iterator[KeyRecord]:
         hidden = 0
@@ -265,12 +258,7 @@ class KmsStore:
             existing = self._describe(alias)
         except KeyNotFoundError:
             return
-        raise KeyUnusableError(
-            f"{alias} exists already, for {existing.arn}.",
-            cause="Pointing it at another key would lock out the clients that use it.",
-            hint="Choose another name for the new key.",
-            code="key-exists",
-        )
+        raise TEXTS.error("alias-taken", alias=alias, arn=existing.arn)
 
     def _discard(self, metadata: KeyMetadata, error: BackendError) -> None:
         """Delete a key that got no alias; nobody would find it."""
@@ -320,18 +308,12 @@ class KmsStore:
             arguments["Marker"] = marker
 
     def _call(self, operation: str, key: str, send: Callable[[Kms], Any]) -> Any:
-        return self._calls.run(operation, key, send, Deadline.after(self._timeout))[0]
+        return self._connection.call(operation, key, send, Deadline.after(self._timeout))[0]
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SignerClosedError("The key store AWS KMS is closed.")
+            raise TEXTS.error("store-closed")
 
 
 def _description(alias: str) -> str:
     return f"keystay: {alias.removeprefix('alias/')}"
-
-
-def _unnamed(message: str) -> ConfigurationError:
-    return ConfigurationError(
-        message, hint="Write awskms:///alias/epic-2026.", code="key-label-missing"
-    )

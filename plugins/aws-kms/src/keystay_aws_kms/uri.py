@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from keystay.errors import KeyURIError
+from keystay_aws_kms.errors import TEXTS
 
 if TYPE_CHECKING:
     from keystay.key_uri import KeyURI
@@ -18,9 +18,6 @@ _ALIAS = re.compile(r"alias/[A-Za-z0-9/_-]{1,250}")
 _KEY_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|mrk-[0-9a-f]{32}")
 _ARN = re.compile(
     r"arn:(?P<partition>aws[a-z-]*):kms:(?P<region>[a-z0-9-]+):(?P<account>[0-9]{12}):(?P<name>.+)"
-)
-_FORMS = (
-    "Write awskms:///alias/NAME, awskms:///KEY-ID or awskms:///arn:aws:kms:REGION:ACCOUNT:key/ID."
 )
 
 
@@ -52,7 +49,7 @@ class KeyReference:
             name = found["name"]
             if _ALIAS.fullmatch(name) or _KEY_ID.fullmatch(name.removeprefix("key/")):
                 return cls(path, found["region"])
-        raise KeyURIError(f"The awskms: URI names no KMS key: {path!r}.", hint=_FORMS)
+        raise TEXTS.error("uri", path=path)
 
     @property
     def alias(self) -> str | None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from keystay import algorithms
-from keystay.errors import ConfigurationError, KeyUnusableError, did_you_mean
+from keystay.errors import did_you_mean
+from keystay_gcp_kms.errors import TEXTS
 
 __all__ = ["CREATED_AS", "GcpAlgorithm", "algorithm_for_new", "find", "hint", "key_type_of"]
 
@@ -84,12 +85,8 @@ def find(name: str, key: str) -> GcpAlgorithm:
     """
     if found := _FOUND.get(name):
         return found
-    raise KeyUnusableError(
-        f"The key {key} has the algorithm {name}, which cannot sign assertions.",
-        cause=_why_not(name),
-        hint=f"{_BETTER}: {_CREATE}",
-        code="gcp-algorithm-unusable",
-    )
+    better = f"{_BETTER}: {_CREATE}"
+    raise TEXTS.error("algorithm", name=key, algorithm=name, reason=_why_not(name), better=better)
 
 
 def _why_not(name: str) -> str:
@@ -133,9 +130,6 @@ def algorithm_for_new(key_type: str) -> str:
     if name := CREATED_AS.get(key_type):
         return name
     curves = {a.curve for a in algorithms.ALGORITHMS.values()}
-    raise ConfigurationError(
-        f"Google Cloud KMS makes no keys of the type {key_type!r}.",
-        hint=f"Known: {', '.join(CREATED_AS)}."
-        if key_type in curves
-        else did_you_mean(key_type, CREATED_AS),
-    )
+    known = f"Known: {', '.join(CREATED_AS)}."
+    suggestion = known if key_type in curves else did_you_mean(key_type, CREATED_AS)
+    raise TEXTS.error("key-type", key_type=key_type, suggestion=suggestion)

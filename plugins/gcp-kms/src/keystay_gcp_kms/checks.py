@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
-from keystay.errors import BackendUnavailableError, KeyChangedError
+from keystay.errors import KeystayError
+from keystay_gcp_kms.errors import TEXTS
 
 if TYPE_CHECKING:
     from google.cloud.kms_v1 import AsymmetricSignResponse, PublicKey
@@ -56,28 +57,17 @@ def check_name(found: str, expected: str, what: str) -> None:
         KeyChangedError: It is about another.
     """
     if found != expected:
-        raise KeyChangedError(
-            f"{what} answered for {found or 'no key version at all'}, not for {expected}.",
-            cause="The request was misdirected, or the key URI names the project by its number "
-            "where Google answers with its id.",
-            hint="Write the name into the key URI as Google answers it, if it is the same key.",
-            code="gcp-name-mismatch",
-        )
+        found = found or "no key version at all"
+        raise TEXTS.error("name", what=what, found=found, expected=expected)
 
 
-def _check(code: str, what: str, data: bytes, checksum: int | None) -> None:
+def _check(part: str, what: str, data: bytes, checksum: int | None) -> None:
     # proto-plus turns the Int64Value into an int, or None when it is missing.
     if checksum is None:
-        raise _corrupted(code, f"Google sent the {what} without a checksum.")
+        raise _corrupted(part, f"Google sent the {what} without a checksum.")
     if crc32c(data) != checksum:
-        raise _corrupted(code, f"The {what} does not fit the checksum Google sent with it.")
+        raise _corrupted(part, f"The {what} does not fit the checksum Google sent with it.")
 
 
-def _corrupted(code: str, message: str) -> BackendUnavailableError:
-    return BackendUnavailableError(
-        message,
-        cause="The message was changed on its way: a faulty proxy, network card or memory.",
-        hint="Try again. If it happens again, take the proxy out of the way and see "
-        "https://cloud.google.com/kms/docs/data-integrity-guidelines. Nothing was used.",
-        code=f"gcp-crc-{code}",
-    )
+def _corrupted(part: str, problem: str) -> KeystayError:
+    return TEXTS.error(f"crc-{part}", problem=problem)

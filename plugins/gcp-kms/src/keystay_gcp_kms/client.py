@@ -10,13 +10,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from keystay.backends.log_filter import no_debug_records
 from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
 from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
 from keystay.concurrency.locks import DeadlineLock
 from keystay.concurrency.threads import WorkerThreads
-from keystay.errors import BackendTimeoutError, SignerClosedError
-from keystay_gcp_kms.errors import FAILURES, Step, is_retryable, status_of, translate, wait_asked
-from keystay_gcp_kms.quiet import quiet
+from keystay.errors import BackendTimeoutError
+from keystay_gcp_kms.errors import (
+    FAILURES,
+    TEXTS,
+    Step,
+    is_retryable,
+    status_of,
+    translate,
+    wait_asked,
+)
 
 if TYPE_CHECKING:
     from google.cloud import kms_v1
@@ -28,9 +36,19 @@ if TYPE_CHECKING:
     from keystay.concurrency.clock import Clock, Deadline
     from keystay_gcp_kms.settings import Settings
 
-__all__ = ["Connection", "KmsClient"]
+__all__ = ["LOGGERS", "Connection", "KmsClient"]
 
 T = TypeVar("T")
+
+_KMS = "google.cloud.kms_v1.services.key_management_service"
+LOGGERS = (
+    f"{_KMS}.client",
+    f"{_KMS}.transports.grpc",
+    f"{_KMS}.transports.rest",
+    "google.auth.transport.requests",
+)
+"""Those loggers of Google's that show what is signed; as JSON, where
+GOOGLE_SDK_PYTHON_LOGGING_SCOPE says so."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 _GENERATIONS = itertools.count(1)
@@ -126,7 +144,7 @@ class Connection:
             try:
                 deadline.check(str(step))
                 client, generation = self._connected(deadline)
-                with quiet():
+                with no_debug_records(LOGGERS):
                     if self._settings.transport == "rest":
                         # requests' timeout is that of each read: this one is of the whole.
                         make = partial(method, client, deadline.remaining)
@@ -137,7 +155,7 @@ class Connection:
                 return answer, generation
             except _NoAnswerError:
                 if telling is None:
-                    raise _no_answer(step, deadline) from None
+                    raise TEXTS.error("no-answer", step=step, seconds=deadline.seconds) from None
                 raise translate(telling, step, seconds=deadline.seconds) from telling
             except BackendTimeoutError:
                 if telling is None:
@@ -173,9 +191,7 @@ class Connection:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SignerClosedError(
-                "The connection to Google Cloud KMS is closed.", hint="Open the signer again."
-            )
+            raise TEXTS.error("connection-closed")
 
     def _connected(self, deadline: Deadline) -> tuple[KmsClient, int]:
         detect_fork()
@@ -203,14 +219,6 @@ class _NoAnswerError(Exception):
 class _Threads(WorkerThreads):
     def timeout_error(self, deadline: Deadline) -> Exception:
         return _NoAnswerError()
-
-
-def _no_answer(step: Step, deadline: Deadline) -> BackendTimeoutError:
-    return BackendTimeoutError(
-        f"{step}: no answer within {deadline.seconds:g} s.",
-        cause="Google Cloud KMS, the token endpoint or the metadata server does not answer.",
-        hint="Check the proxy and firewall for googleapis.com.",
-    )
 
 
 def _make_client(settings: Settings) -> KmsClient:

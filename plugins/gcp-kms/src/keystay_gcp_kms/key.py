@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -12,24 +12,16 @@ from google.cloud import kms_v1
 
 from keystay.backends import BackendSignature, Deadline, KeyDescription
 from keystay.custody import Fact
-from keystay.errors import (
-    AlgorithmError,
-    BackendError,
-    ConfigurationError,
-    KeyChangedError,
-    KeyUnusableError,
-    KeyURIError,
-    SignerClosedError,
-)
+from keystay.errors import BackendError, KeystayError
 from keystay.jwk import key_kind
 from keystay.signatures import digest_info
 from keystay_gcp_kms import algorithms, attestation, custody
 from keystay_gcp_kms.checks import check_name, check_public_key, check_signature, crc32c
 from keystay_gcp_kms.client import Connection
-from keystay_gcp_kms.errors import Step
-from keystay_gcp_kms.resource_name import ResourceName
+from keystay_gcp_kms.errors import TEXTS, Step
 from keystay_gcp_kms.settings import Settings
-from keystay_gcp_kms.versions import VIEWER, enum_name, list_versions
+from keystay_gcp_kms.uri import ResourceName
+from keystay_gcp_kms.versions import enum_name, get_version, list_versions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,21 +145,13 @@ class GcpKey:
         check_signature(answer, sent="digest" if self._sends == "digest" else "data")
         level = enum_name(answer.protection_level)
         if level != self._level:
-            raise KeyChangedError(
-                f"{self._name} signed at protection level {level}, not {self._level}.",
-                cause="Something else than the key that was opened answered.",
-                hint="Find out what answers for this key before it is used again. The signature "
-                "was not used.",
-                code="gcp-protection-changed",
+            raise TEXTS.error(
+                "protection-changed", name=self._name, found=level, opened=self._level
             )
         # The name is what the core compares with the one that was opened.
-        encoding = "der" if request.algorithm.kty == "EC" else "raw"
-        return BackendSignature(
-            answer.signature,
-            "der" if encoding == "der" else "raw",
-            answer.name or "(no name)",
-            session=session,
-        )
+        encoding: Literal["der", "raw"] = "der" if request.algorithm.kty == "EC" else "raw"
+        name = answer.name or "(no name)"
+        return BackendSignature(answer.signature, encoding, name, session=session)
 
     def health(self, deadline: Deadline) -> None:
         """Ask for the version's state; signs nothing.
@@ -186,7 +170,7 @@ class GcpKey:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SignerClosedError(f"The key {self._name} is closed.")
+            raise TEXTS.error("key-closed", name=self._name)
 
     def _judge(self, version: kms_v1.CryptoKeyVersion, public_key: PublicKeyTypes) -> Custody:
         statement = version.attestation.content
@@ -201,25 +185,12 @@ class GcpKey:
         return custody.judge(level, self._settings, _facts(version, algorithm), found)
 
     def _version(self, deadline: Deadline) -> kms_v1.CryptoKeyVersion:
-        request = kms_v1.GetCryptoKeyVersionRequest(name=self._name)
-        version, _ = self._connection.call(
-            Step("reading the key version", self._name, "cloudkms.cryptoKeyVersions.get", VIEWER),
-            deadline,
-            lambda client, timeout: client.get_crypto_key_version(
-                request, retry=None, timeout=timeout
-            ),
-        )
-        check_name(version.name, self._name, "GetCryptoKeyVersion")
+        version = get_version(self._connection, self._name, deadline)
         state = enum_name(version.state)
         if state != "ENABLED":
-            raise KeyUnusableError(
-                f"The key version {self._name} is {state}, not ENABLED.",
-                cause=f"{version.import_failure_reason or version.generation_failure_reason}"
-                or "It was disabled or destroyed, or is not ready yet.",
-                hint="Enable it (gcloud kms keys versions enable), or use another version: "
-                "keystay key list.",
-                code="gcp-key-not-enabled",
-            )
+            failure = version.import_failure_reason or version.generation_failure_reason
+            reason = failure or "It was disabled or destroyed, or is not ready yet."
+            raise TEXTS.error("not-enabled", name=self._name, state=state, reason=reason)
         return version
 
     def _public_key(self, deadline: Deadline, algorithm: str) -> PublicKeyTypes:
@@ -252,28 +223,16 @@ class GcpKey:
             raise self._inconsistent(f"its public key is {kind}, its algorithm {algorithm}")
         return public_key
 
-    def _inconsistent(self, what: str) -> KeyUnusableError:
-        return KeyUnusableError(
-            f"What Google says of {self._name} does not agree: {what}.",
-            cause="Something answers in Google's place, or changed the answer.",
-            hint="Compare with gcloud kms keys versions get-public-key, from another machine.",
-            code="gcp-answers-disagree",
-        )
+    def _inconsistent(self, what: str) -> KeystayError:
+        return TEXTS.error("answers-disagree", name=self._name, what=what)
 
     def _request(self, request: SignRequest) -> kms_v1.AsymmetricSignRequest:
         digest, data = request.digest, request.message
         if self._sends == "message":
             if data is None:
-                raise AlgorithmError(
-                    f"The key {self._name} signs messages, and only a digest was given.",
-                    cause="External keys and Ed25519 hash the message themselves.",
-                    hint="Hand the message over: signer.sign(message).",
-                    code="message-needed",
-                )
+                raise TEXTS.error("message-needed", name=self._name)
         elif digest is None:
-            raise AlgorithmError(
-                f"{request.algorithm.name} has no digest to sign.", code="digest-invalid"
-            )
+            raise TEXTS.error("no-digest", algorithm=request.algorithm.name)
         elif self._sends == "digest":
             return kms_v1.AsymmetricSignRequest(
                 name=self._name,
@@ -311,20 +270,12 @@ def _roots(settings: Settings, context: BackendContext) -> list[Certificate]:
         return attestation.load_roots(path.read_bytes())
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or "it holds no PEM certificate"
-        raise ConfigurationError(
-            f"The attestation roots {path} cannot be read: {why}.",
-            hint="Correct [backends.gcpkms] attestation_roots.",
-            code="gcp-attestation-roots",
-        ) from None
+        raise TEXTS.error("attestation-roots", path=path, problem=why) from None
 
 
-def _no_version(connection: Connection, name: ResourceName, deadline: Deadline) -> KeyURIError:
+def _no_version(connection: Connection, name: ResourceName, deadline: Deadline) -> KeystayError:
     if name.key is None:
-        return KeyURIError(
-            f"{name} is a key ring, not a key version.",
-            hint=f"Choose a version: keystay key list 'gcpkms://{name}'.",
-            code="gcp-version-missing",
-        )
+        return TEXTS.error("key-ring", name=name)
     try:
         found = [
             v
@@ -341,10 +292,4 @@ def _no_version(connection: Connection, name: ResourceName, deadline: Deadline) 
     except BackendError as error:
         enabled = f"Its versions could not be listed: {error.message}"
         first = f"{name}/cryptoKeyVersions/N"
-    return KeyURIError(
-        f"The key URI names no key version. {enabled}",
-        cause="Google has no primary version for keys that sign; which one the server knows is "
-        "not keystay's to guess.",
-        hint=f"Write gcpkms://{first}",
-        code="gcp-version-missing",
-    )
+    return TEXTS.error("version-missing", enabled=enabled, first=first)

@@ -9,22 +9,19 @@ from urllib.parse import quote
 from google.cloud import kms_v1
 
 from keystay.backends import Deadline, KeyRecord
-from keystay.errors import (
-    BackendError,
-    KeyURIError,
-    SignerClosedError,
-)
+from keystay.errors import BackendError
 from keystay.key_uri import successor_name
 from keystay_gcp_kms.algorithms import algorithm_for_new, key_type_of
 from keystay_gcp_kms.checks import check_name
 from keystay_gcp_kms.client import Connection
-from keystay_gcp_kms.errors import Step
-from keystay_gcp_kms.resource_name import ResourceName
+from keystay_gcp_kms.errors import TEXTS, Step
 from keystay_gcp_kms.settings import Settings
-from keystay_gcp_kms.versions import VIEWER, enum_name, list_keys, list_versions
+from keystay_gcp_kms.uri import ResourceName
+from keystay_gcp_kms.versions import enum_name, get_version, list_keys, list_versions
 
 if TYPE_CHECKING:
     from keystay.backends import BackendContext
+    from keystay.errors import KeystayError
     from keystay.key_uri import KeyURI
 
 __all__ = ["GcpStore"]
@@ -127,7 +124,7 @@ class GcpStore:
         self._check_open()
         deadline = Deadline.after(self._timeout)
         if self._name.version is not None:
-            return [self._record(self._version(self._name.version, deadline))]
+            return [self._record(get_version(self._connection, self._name.version, deadline))]
         names = (
             [key.name for key in list_keys(self._connection, self._name.key_ring, deadline)]
             if self._name.key is None
@@ -156,30 +153,14 @@ class GcpStore:
         self._closed = True
         self._connection.close()
 
-    def _unnamed(self) -> KeyURIError:
-        return KeyURIError(
-            "The key URI must name the new key, without a version."
-            if self._name.key is None
-            else "Google numbers key versions itself.",
-            hint=f"Write gcpkms://{self._name.key or f'{self._name}/cryptoKeys/NEW'}",
-            code="key-label-missing" if self._name.key is None else "gcp-version-given",
-        )
+    def _unnamed(self) -> KeystayError:
+        if self._name.key is None:
+            return TEXTS.error("new-key-unnamed", name=self._name)
+        return TEXTS.error("new-version-named", name=self._name.key)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise SignerClosedError(f"The key store {self._name} is closed.")
-
-    def _version(self, name: str, deadline: Deadline) -> kms_v1.CryptoKeyVersion:
-        request = kms_v1.GetCryptoKeyVersionRequest(name=name)
-        version, _ = self._connection.call(
-            Step("reading the key version", name, "cloudkms.cryptoKeyVersions.get", VIEWER),
-            deadline,
-            lambda client, timeout: client.get_crypto_key_version(
-                request, retry=None, timeout=timeout
-            ),
-        )
-        check_name(version.name, name, "GetCryptoKeyVersion")
-        return version
+            raise TEXTS.error("store-closed", name=self._name)
 
     def _generated(self, name: str, algorithm: str, deadline: Deadline) -> kms_v1.CryptoKeyVersion:
         """The new version, once it is enabled; or as it is when time is up: it exists by now."""
@@ -192,7 +173,7 @@ class GcpStore:
         pending = kms_v1.CryptoKeyVersion.CryptoKeyVersionState.PENDING_GENERATION
         while version.state == pending:
             try:
-                version = self._version(name, deadline)
+                version = get_version(self._connection, name, deadline)
             except BackendError:
                 return version
             if version.state == pending:

@@ -12,9 +12,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from keystay.errors import KeyURIError
+from keystay_gcp_kms.errors import TEXTS
 
 if TYPE_CHECKING:
+    from keystay.errors import KeystayError
     from keystay.key_uri import KeyURI
 
 __all__ = ["ResourceName"]
@@ -27,6 +28,7 @@ class _Part(NamedTuple):
     allowed: str
 
 
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}\Z")
 _PARTS = (
     _Part(
         "projects",
@@ -36,18 +38,8 @@ _PARTS = (
         "letters, digits and - . : _",
     ),
     _Part("locations", "location", re.compile(r"[a-z0-9-]{1,63}\Z"), "such as europe-west1"),
-    _Part(
-        "keyRings",
-        "key ring",
-        re.compile(r"[A-Za-z0-9_-]{1,63}\Z"),
-        "1 to 63 letters, digits, - and _",
-    ),
-    _Part(
-        "cryptoKeys",
-        "key",
-        re.compile(r"[A-Za-z0-9_-]{1,63}\Z"),
-        "1 to 63 letters, digits, - and _",
-    ),
+    _Part("keyRings", "key ring", _NAME, "1 to 63 letters, digits, - and _"),
+    _Part("cryptoKeys", "key", _NAME, "1 to 63 letters, digits, - and _"),
     _Part(
         "cryptoKeyVersions",
         "key version",
@@ -55,7 +47,6 @@ _PARTS = (
         "a number from 1, never a word such as latest or primary",
     ),
 )
-_SHAPE = "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K/cryptoKeyVersions/N"
 _LEAST = 3
 
 
@@ -125,5 +116,5 @@ class ResourceName:
         return "/".join(f"{_PARTS[i].collection}/{self.values[i]}" for i in range(count))
 
 
-def _malformed(message: str) -> KeyURIError:
-    return KeyURIError(message, hint=f"Write {_SHAPE}.", code="gcp-name-malformed")
+def _malformed(problem: str) -> KeystayError:
+    return TEXTS.error("uri", problem=problem)

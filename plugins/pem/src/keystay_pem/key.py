@@ -13,9 +13,8 @@ from keystay.backends import BackendSignature, KeyDescription
 from keystay.concurrency.clock import Deadline
 from keystay.concurrency.forks import hold_off_forks
 from keystay.custody import Custody, Fact
-from keystay.errors import SignerClosedError
 from keystay.jwk import key_kind, public_jwk, thumbprint
-from keystay_pem.pem_file import PrivateKey, load, path_of
+from keystay_pem.pem_file import TEXTS, PrivateKey, load, path_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,7 +88,7 @@ class PemKey:
         """Sign; the deadline does not matter to a signature of a millisecond."""
         key, name = self._key, request.algorithm.name
         if key is None:
-            raise SignerClosedError(f"The key {self._description.label} is closed.")
+            raise TEXTS.error("closed", name=self._description.label)
         with hold_off_forks(request.deadline):
             if isinstance(key, ec.EllipticCurvePrivateKey):
                 value = key.sign(cast(bytes, request.digest), _ECDSA[name])
@@ -103,7 +102,7 @@ class PemKey:
     def health(self, deadline: Deadline) -> None:
         """Good as long as the key is open."""
         if self._key is None:
-            raise SignerClosedError(f"The key {self._description.label} is closed.")
+            raise TEXTS.error("closed", name=self._description.label)
 
     def close(self) -> None:
         """Let go of the key."""

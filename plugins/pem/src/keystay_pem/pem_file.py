@@ -12,13 +12,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from keystay.errors import (
-    KeyAmbiguousError,
-    KeyNotFoundError,
-    KeyUnusableError,
-    LoginError,
-    SecretError,
-)
+from keystay.backends.error_texts import ErrorTexts
+from keystay.errors import KeyUnusableError
 from keystay.files import doubt
 from keystay.jwk import key_kind
 from keystay.settings import read_plugin_table
@@ -28,7 +23,10 @@ if TYPE_CHECKING:
     from keystay.backends import BackendContext
     from keystay.key_uri import KeyURI
 
-__all__ = ["PrivateKey", "check_uri", "load", "passphrase_for", "path_of"]
+__all__ = ["TEXTS", "PrivateKey", "check_uri", "load", "passphrase_for", "path_of"]
+
+TEXTS = ErrorTexts("keystay_pem")
+"""Every error of this plugin."""
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 
@@ -43,6 +41,14 @@ _ENCRYPTED = re.compile(
     rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE
 )
 _GENERATE = "keystay key generate file:client.pem --type P-384"
+# How the label of a PEM document ends, what it is then, and the remedy.
+_OTHERS = (
+    (b"CERTIFICATE REQUEST", "a certificate request",
+     "Name the file with the private key it was made from."),
+    (b"CERTIFICATE", "a certificate", "Name the file with the private key that belongs to it."),
+    (b"PUBLIC KEY", "a public key", "Name the file with the private key that belongs to it."),
+    (b"PARAMETERS", "parameters without a key", f"Make a key: {_GENERATE}"),
+)  # fmt: skip
 
 
 def check_uri(uri: KeyURI, context: BackendContext) -> None:
@@ -76,28 +82,12 @@ def load(uri: KeyURI, context: BackendContext) -> PrivateKey:
     _refuse_other(path, data)
     passphrase = passphrase_for(uri, context, path) if _ENCRYPTED.search(data) else None
     if _ENCRYPTED.search(data) and passphrase is None:
-        raise LoginError(
-            f"The key in {path} is encrypted and no passphrase is given.",
-            hint=f"Refer to it: {uri}?passphrase-source=file:/run/secrets/passphrase "
-            "(or env:NAME, or prompt:).",
-            code="passphrase-missing",
-        )
+        raise TEXTS.error("passphrase-missing", path=path, uri=uri)
     try:
         key = load_pem_private_key(data, passphrase)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        if passphrase is not None:
-            raise LoginError(
-                f"The key in {path} cannot be decrypted.",
-                cause="The passphrase is wrong, or the file is damaged.",
-                hint=f"Check it: openssl pkey -in {path} -noout",
-                code="passphrase-wrong",
-            ) from None
-        raise KeyUnusableError(
-            f"The private key in {path} cannot be read ({type(error).__name__}).",
-            cause="The file is damaged or cut short, or its format is not supported.",
-            hint=f"Check it: openssl pkey -in {path} -noout -check",
-            code="pem-invalid",
-        ) from None
+        name = "invalid" if passphrase is None else "passphrase-wrong"
+        raise TEXTS.error(name, path=path, error=type(error).__name__) from None
     try:
         key_kind(key.public_key())
     except KeyUnusableError as error:  # weak, or of a kind that cannot sign
@@ -119,12 +109,7 @@ def passphrase_for(uri: KeyURI, context: BackendContext, path: Path) -> bytes | 
     secret = context.secrets.resolve(reference, f"the passphrase of {path}")
     passphrase = None if secret is None else secret.reveal().encode()
     if passphrase is not None and len(passphrase) > _MAX_PASSPHRASE:
-        raise SecretError(
-            f"The passphrase of {path} has more than {_MAX_PASSPHRASE} bytes.",
-            cause="OpenSSL takes no longer one, so no key was encrypted with it.",
-            hint="Check what the reference names, or choose a shorter passphrase.",
-            code="secret-too-long",
-        )
+        raise TEXTS.error("passphrase-too-long", path=path, most=_MAX_PASSPHRASE)
     return passphrase
 
 
@@ -133,31 +118,21 @@ def _read(path: Path) -> bytes:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise KeyNotFoundError(
-                    f"{path} is not a regular file.",
-                    hint=f"Name the file with the private key, or make one: {_GENERATE}",
-                    code="key-file-unreadable",
-                )
+                raise TEXTS.error("not-a-file", path=path, generate=_GENERATE)
             if (found := doubt(status, 0o027)) is not None:
-                raise KeyUnusableError(
-                    f"The key file {path} {found.what}.",
+                remedy = f"chmod 0600 {path}; if others could read it, replace the key."
+                raise TEXTS.error(
+                    "unsafe",
+                    path=path,
+                    problem=found.what,
                     cause=found.cause,
-                    hint=found.hint
-                    or f"chmod 0600 {path}; if others could read it, replace the key.",
-                    code="key-file-unsafe",
+                    hint=found.hint or remedy,
                 )
             return file.read(_MAX_BYTES)
     except FileNotFoundError:
-        raise KeyNotFoundError(
-            f"There is no key file {path}.",
-            hint=f"Check the path, or make a key: {_GENERATE}",
-        ) from None
+        raise TEXTS.error("missing", path=path, generate=_GENERATE) from None
     except OSError as error:
-        raise KeyNotFoundError(
-            f"The key file {path} cannot be read: {error.strerror}.",
-            hint="Check the path, and that the user running this may read it.",
-            code="key-file-unreadable",
-        ) from error
+        raise TEXTS.error("unreadable", path=path, problem=error.strerror) from error
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -170,39 +145,23 @@ def _refuse_other(path: Path, data: bytes) -> None:
     labels = _LABEL.findall(data)
     keys = sum(label in _PRIVATE_LABELS for label in labels)
     if keys > 1:
-        raise KeyAmbiguousError(
-            f"The file {path} holds {keys} private keys.",
-            cause="Signing with whichever comes first would be a matter of chance.",
-            hint="Give each key a file of its own.",
-        )
-    if keys:
-        return
-    found, hint = (
-        "no PEM document",
-        f"It should begin with -----BEGIN PRIVATE KEY-----: {_GENERATE}",
-    )
+        raise TEXTS.error("several", path=path, count=keys)
+    if not keys:
+        found, hint = _what_else(path, labels, data)
+        raise TEXTS.error("no-private-key", path=path, found=found, hint=hint)
+
+
+def _what_else(path: Path, labels: list[bytes], data: bytes) -> tuple[str, str]:
+    """What a file holds instead of a private key, and the remedy."""
     if b"OPENSSH PRIVATE KEY" in labels:
-        found = "an OpenSSH private key"
-        hint = f"Convert a copy: ssh-keygen -p -m PKCS8 -f {path}"
-    elif labels and b"CERTIFICATE REQUEST" in labels[0]:
-        found, hint = (
-            "a certificate request",
-            "Name the file with the private key it was made from.",
-        )
-    elif labels and labels[0].endswith(b"CERTIFICATE"):
-        found, hint = "a certificate", "Name the file with the private key that belongs to it."
-    elif labels and labels[0].endswith(b"PUBLIC KEY"):
-        found, hint = "a public key", "Name the file with the private key that belongs to it."
-    elif labels and labels[0].endswith(b"PARAMETERS"):
-        found, hint = "parameters without a key", f"Make a key: {_GENERATE}"
-    elif labels:
+        return "an OpenSSH private key", f"Convert a copy: ssh-keygen -p -m PKCS8 -f {path}"
+    if labels:
+        for ending, found, hint in _OTHERS:
+            if labels[0].endswith(ending):
+                return found, hint
         found = f"a PEM document of type {labels[0].decode()}"
-        hint = "Use an RSA, P-256, P-384, P-521 or Ed25519 key in PKCS#8."
-    elif data[:1] == b"\x30":
-        found = "binary DER"
-        hint = f"Convert it: openssl pkey -inform DER -in {path} -out client.pem"
-    elif not data.strip():
-        found = "nothing"
-    raise KeyUnusableError(
-        f"The file {path} holds {found}, not a private key.", hint=hint, code="pem-not-private-key"
-    )
+        return found, "Use an RSA, P-256, P-384, P-521 or Ed25519 key in PKCS#8."
+    if data[:1] == b"\x30":
+        return "binary DER", f"Convert it: openssl pkey -inform DER -in {path} -out client.pem"
+    hint = f"It should begin with -----BEGIN PRIVATE KEY-----: {_GENERATE}"
+    return "no PEM document" if data.strip() else "nothing", hint

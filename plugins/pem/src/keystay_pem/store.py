@@ -18,10 +18,9 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from keystay.backends import KeyRecord
-from keystay.errors import BackendError, ConfigurationError, KeyUnusableError
 from keystay.jwk import key_kind, public_jwk, thumbprint
 from keystay.key_uri import successor_name
-from keystay_pem.pem_file import PrivateKey, check_uri, load, passphrase_for, path_of
+from keystay_pem.pem_file import TEXTS, PrivateKey, check_uri, load, passphrase_for, path_of
 
 if TYPE_CHECKING:
     from keystay.backends import BackendContext
@@ -59,12 +58,10 @@ class PemStore:
             BackendError: The file cannot be written.
         """
         if key_type not in _KEY_TYPES:  # before anybody types a passphrase
-            raise ConfigurationError(
-                f"There is no key type {key_type!r}.", hint=f"Use one of {', '.join(_KEY_TYPES)}."
-            )
+            raise TEXTS.error("key-type", key_type=key_type, known=", ".join(_KEY_TYPES))
         path = path_of(self._uri, self._context)
         if os.path.lexists(path):
-            raise _exists(str(path))
+            raise TEXTS.error("exists", path=path)
         passphrase = passphrase_for(self._uri, self._context, path)
         encryption: KeySerializationEncryption = (
             BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
@@ -86,13 +83,9 @@ class PemStore:
             finally:
                 temporary.unlink(missing_ok=True)
         except FileExistsError:
-            raise _exists(str(path)) from None
+            raise TEXTS.error("exists", path=path) from None
         except OSError as error:
-            raise BackendError(
-                f"The key file {path} cannot be written: {error.strerror}.",
-                hint="Check the folder, its permissions and the space left.",
-                code="key-file-unwritable",
-            ) from error
+            raise TEXTS.error("unwritable", path=path, problem=error.strerror) from error
         return self._record(key)
 
     def list_keys(self) -> list[KeyRecord]:
@@ -127,12 +120,3 @@ def _generate(key_type: str) -> PrivateKey:
     if key_type in _RSA:
         return rsa.generate_private_key(public_exponent=65537, key_size=_RSA[key_type])
     return ed25519.Ed25519PrivateKey.generate()
-
-
-def _exists(path: str) -> KeyUnusableError:
-    return KeyUnusableError(
-        f"The file {path} exists already.",
-        cause="Replacing a key that a server knows locks the client out.",
-        hint="Choose another name for the new key.",
-        code="key-exists",
-    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from botocore import exceptions as sdk
 
+from keystay.backends.log_filter import no_debug_records
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
 from keystay.errors import (
     BackendError,
@@ -23,10 +24,8 @@ from keystay.errors import (
     LoginError,
     SignerClosedError,
 )
-from keystay_aws_kms import error_codes, errors
-from keystay_aws_kms.calls import Calls
-from keystay_aws_kms.connection import Connection, Kms
-from keystay_aws_kms.quiet import quiet
+from keystay_aws_kms import errors
+from keystay_aws_kms.client import LOGGERS, Connection, Kms
 from keystay_aws_kms.settings import Settings
 
 if TYPE_CHECKING:
@@ -46,11 +45,10 @@ class FakeKms:
         self.closed += 1
 
 
-def calls(delays: list[float] | None = None) -> Calls:
+def calls(delays: list[float] | None = None) -> Connection:
     """The way to a fake; waits for retries are noted, not waited."""
-    connection = Connection(Settings("eu-west-1"), lambda _: cast(Kms, FakeKms()))
-    noted = delays if delays is not None else []
-    return Calls(connection, Clock(SYSTEM_CLOCK.now, noted.append))
+    clock = Clock(SYSTEM_CLOCK.now, (delays if delays is not None else []).append)
+    return Connection(Settings("eu-west-1"), lambda _: cast(Kms, FakeKms()), clock)
 
 
 def refused(code: str, status: int = 400, operation: str = "Sign", message: str = "") -> Exception:
@@ -81,7 +79,9 @@ def test_retries_until_it_works() -> None:
     delays: list[float] = []
     fault = refused("ThrottlingException")
     way = calls(delays)
-    assert ("done", 1) == way.run("Sign", "key", scripted(*[fault] * 9, "done"), Deadline.after(60))
+    assert ("done", 1) == way.call(
+        "Sign", "key", scripted(*[fault] * 9, "done"), Deadline.after(60)
+    )
     assert 9 == len(delays)
     limits = [min(2.0, 0.1 * 2**n) for n in range(9)]
     assert all(limit / 2 <= d <= limit for limit, d in zip(limits, delays, strict=True))
@@ -100,30 +100,30 @@ def test_retries_until_it_works() -> None:
 )
 def test_lost_connections_are_tried_again(error: Exception) -> None:
     """Signing twice does no harm; creating twice does."""
-    assert "done" == calls().run("Sign", "k", scripted(error, "done"), Deadline.after(5))[0]
+    assert "done" == calls().call("Sign", "k", scripted(error, "done"), Deadline.after(5))[0]
     created = scripted(error, "done")
-    if error_codes.is_throttled(error):
-        calls().run("CreateKey", "k", created, Deadline.after(5))
+    if errors.is_throttled(error):
+        calls().call("CreateKey", "k", created, Deadline.after(5))
     else:
         with pytest.raises(BackendUnavailableError):
-            calls().run("CreateKey", "k", created, Deadline.after(5))
+            calls().call("CreateKey", "k", created, Deadline.after(5))
 
 
 def test_no_time_left() -> None:
     """A deadline that has passed is told without a call."""
     with pytest.raises(BackendTimeoutError, match="within 0 s"):
-        calls().run("Sign", "k", scripted("done"), Deadline.after(0))
+        calls().call("Sign", "k", scripted("done"), Deadline.after(0))
 
 
 def test_lost_until_the_deadline() -> None:
     """When the last attempts failed too, silence is a timeout and a fault is a fault."""
     lost = sdk.ConnectionClosedError(endpoint_url="https://kms")
-    way = Calls(Connection(Settings(), lambda _: cast(Kms, FakeKms())))
+    way = Connection(Settings(), lambda _: cast(Kms, FakeKms()))
     with pytest.raises(BackendTimeoutError) as timeout:
-        way.run("Sign", "k", scripted(lost), Deadline.after(0.3))
+        way.call("Sign", "k", scripted(lost), Deadline.after(0.3))
     assert timeout.value.__cause__ is lost
     with pytest.raises(BackendUnavailableError, match="KMSInternalException") as caught:
-        way.run("Sign", "k", scripted(refused("KMSInternalException", 500)), Deadline.after(0.3))
+        way.call("Sign", "k", scripted(refused("KMSInternalException", 500)), Deadline.after(0.3))
     assert "aws-unavailable" == caught.value.code
 
 
@@ -131,14 +131,14 @@ def test_the_caller_s_context_follows() -> None:
     """A tracing library finds its context in the thread that calls."""
     variable = contextvars.ContextVar("variable", default="none")
     variable.set("the caller's")
-    result = calls().run("Sign", "k", lambda _: variable.get(), Deadline.after(5))
+    result = calls().call("Sign", "k", lambda _: variable.get(), Deadline.after(5))
     assert "the caller's" == result[0]
 
 
 def test_an_interrupt_passes() -> None:
     """What is no Exception is not mapped."""
     with pytest.raises(KeyboardInterrupt):
-        calls().run("Sign", "k", scripted(KeyboardInterrupt()), Deadline.after(5))
+        calls().call("Sign", "k", scripted(KeyboardInterrupt()), Deadline.after(5))
 
 
 def test_a_fork_while_the_client_is_made() -> None:
@@ -230,7 +230,7 @@ def test_one_client_for_each_process() -> None:
 def test_mapping(error: Exception, kind: type[KeystayError], code: str) -> None:
     """Everything boto3 raises becomes an error of ours, at once, quoting nothing."""
     with pytest.raises(kind) as caught:
-        calls().run("Sign", "arn:aws:kms:x", scripted(error), Deadline.after(5))
+        calls().call("Sign", "arn:aws:kms:x", scripted(error), Deadline.after(5))
     assert code == caught.value.code
     assert "hunter2" not in str(caught.value)
     assert caught.value.hint
@@ -246,15 +246,15 @@ def test_unsafe_exceptions_are_not_chained() -> None:
         refused("InvalidSignatureException", 403, message="hunter2"),
     ):
         with pytest.raises(KeystayError) as caught:
-            errors.raise_translated(error, errors.Call("Sign", "k", "region x"))
+            raise errors.translate(error, errors.Call("Sign", "k", "region x"))
         assert (None, None) == (caught.value.__cause__, caught.value.__context__)
     ours = ConfigurationError("ours")
     with pytest.raises(ConfigurationError) as passed:
-        errors.raise_translated(ours, errors.Call("Sign", "k", "region x"))
+        raise errors.translate(ours, errors.Call("Sign", "k", "region x"))
     assert passed.value is ours
 
 
-def test_quiet_is_for_one_thread() -> None:
+def test_filter_is_for_one_thread() -> None:
     """Only this thread's DEBUG records are dropped, and only in the block."""
     logger = logging.getLogger("botocore.endpoint")
     seen: list[str] = []
@@ -264,7 +264,7 @@ def test_quiet_is_for_one_thread() -> None:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     try:
-        with quiet():
+        with no_debug_records(LOGGERS):
             logger.debug("mine")
             logger.warning("a warning")
             other = threading.Thread(target=logger.debug, args=("another's",))

@@ -12,12 +12,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from keystay.algorithms import get
 from keystay.backends import BackendKey, Deadline, GeneratesKeys, ListsKeys, SignRequest
 from keystay.errors import AlgorithmError, SignatureInvalidError, SignerClosedError
-from keystay_aws_kms.calls import Calls
-from keystay_aws_kms.connection import Connection, Kms
+from keystay_aws_kms.client import Connection, Kms
 from keystay_aws_kms.key import KmsKey
-from keystay_aws_kms.reference import KeyReference
 from keystay_aws_kms.settings import Settings
 from keystay_aws_kms.store import KmsStore
+from keystay_aws_kms.uri import KeyReference
 
 ARN = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 
@@ -60,8 +59,8 @@ class FakeKms:
 
 def opened(fake: FakeKms, name: str = "alias/epic") -> KmsKey:
     """The fake's key."""
-    calls = Calls(Connection(Settings(), lambda _: cast(Kms, fake)))
-    return KmsKey(calls, KeyReference(name), Deadline.after(5))
+    connection = Connection(Settings(), lambda _: cast(Kms, fake))
+    return KmsKey(connection, KeyReference(name), Deadline.after(5))
 
 
 def request(

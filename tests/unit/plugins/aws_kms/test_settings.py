@@ -6,8 +6,8 @@ import pytest
 
 from keystay.errors import ConfigurationError, KeyURIError
 from keystay.key_uri import parse
-from keystay_aws_kms.reference import KeyReference
 from keystay_aws_kms.settings import Settings, endpoint_problem, is_loopback
+from keystay_aws_kms.uri import KeyReference
 
 KEY_ID = "1234abcd-12ab-34cd-56ef-1234567890ab"
 MULTI = "mrk-1234abcd12ab34cd56ef1234567890ab"

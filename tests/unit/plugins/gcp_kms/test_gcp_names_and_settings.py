@@ -8,8 +8,8 @@ from keystay import algorithms, key_uri
 from keystay.errors import ConfigurationError, KeyUnusableError, KeyURIError
 from keystay_gcp_kms.algorithms import CREATED_AS, algorithm_for_new, find, key_type_of
 from keystay_gcp_kms.custody import judge
-from keystay_gcp_kms.resource_name import ResourceName
 from keystay_gcp_kms.settings import Settings
+from keystay_gcp_kms.uri import ResourceName
 
 RING = "projects/hospital/locations/europe-west1/keyRings/smart"
 KEY = f"{RING}/cryptoKeys/epic"
