@@ -164,44 +164,30 @@ class AuthorizationServer:
 
     def handle(self, request: Request) -> Reply:
         """Answer one request to the token endpoint, and record it."""
-        parameters: tuple[str, ...] = ()
-        assertion = Assertion()
         correlation_id = str(uuid.uuid4())
-        client: RegisteredClient | None = None
-        try:
-            _check_request(request)
-            pairs = _form(request.body)
-            parameters = tuple(name for name, _ in pairs)
-            form = _single(pairs)
-            _check_grant_type(form)
-            client = self._authenticate(form, assertion)
-            scope = self._grant_scope(form, client)
-        except RequestRefusedError as refusal:
-            self.log.record(
-                "token",
-                request,
-                status=refusal.status,
-                reason=refusal.reason,
-                sentence=refusal.sentence,
-                client_id=assertion.client.client_id if assertion.client else None,
-                parameters=parameters,
-                header=assertion.header,
-                claims=assertion.claims,
-                correlation_id=correlation_id if self._correlation_header else None,
-            )
-            return self._refuse(refusal, correlation_id)
-        reply = self._grant(client, scope, correlation_id)
-        self.log.record(
+        return self.log.answer(
             "token",
             request,
-            client_id=client.client_id,
-            parameters=parameters,
-            header=assertion.header,
-            claims=assertion.claims,
-            scope=scope,
-            correlation_id=correlation_id if self._correlation_header else None,
+            lambda details: self._answer(request, details, correlation_id),
+            lambda refusal: self._refuse(refusal, correlation_id),
         )
-        return reply
+
+    def _answer(self, request: Request, details: dict[str, Any], correlation_id: str) -> Reply:
+        assertion = Assertion()
+        details["correlation_id"] = correlation_id if self._correlation_header else None
+        _check_request(request)
+        pairs = _form(request.body)
+        details["parameters"] = tuple(name for name, _ in pairs)
+        form = _single(pairs)
+        _check_grant_type(form)
+        try:
+            client = self._authenticate(form, assertion)
+        finally:
+            details |= {"header": assertion.header, "claims": assertion.claims}
+            if assertion.client is not None:
+                details["client_id"] = assertion.client.client_id
+        details["scope"] = scope = self._grant_scope(form, client)
+        return self._grant(client, scope, correlation_id)
 
     @property
     def _correlation_header(self) -> str | None:

@@ -6,10 +6,12 @@ import dataclasses
 import threading
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from keystay.testing.refusals import RequestRefusedError
 
-    from keystay.testing.messages import Request
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from keystay.testing.messages import Reply, Request
 
 _SECRET_HEADERS = frozenset({"authorization", "cookie", "proxy-authorization"})
 
@@ -76,6 +78,30 @@ class EventLog:
         with self._lock:
             self._events.append(event)
         return event
+
+    def answer(
+        self,
+        kind: str,
+        request: Request,
+        answer: Callable[[dict[str, Any]], Reply],
+        refuse: Callable[[RequestRefusedError], Reply],
+    ) -> Reply:
+        """Have a request answered or refused, and record which.
+
+        Args:
+            kind: The part that answers.
+            request: The request.
+            answer: Answers it, and notes further attributes of `Event` as they become known.
+            refuse: Makes the reply of a refusal.
+        """
+        details: dict[str, Any] = {}
+        try:
+            reply = answer(details)
+        except RequestRefusedError as refusal:
+            details |= {"reason": refusal.reason, "sentence": refusal.sentence}
+            reply = refuse(refusal)
+        self.record(kind, request, status=reply.status, **details)
+        return reply
 
     @property
     def events(self) -> tuple[Event, ...]:

@@ -7,7 +7,10 @@ OperationOutcomes (FHIR R4 section 3.1.0.1.4) with the challenge of RFC 6750 sec
 
 from __future__ import annotations
 
+import copy
+import json
 import urllib.parse
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from keystay.testing.messages import Reply, Request
@@ -23,41 +26,8 @@ if TYPE_CHECKING:
 _FHIR_JSON = "application/fhir+json"
 _WELL_KNOWN = "/.well-known/smart-configuration"
 
-_PATIENT = {
-    "resourceType": "Patient",
-    "id": "123",
-    "meta": {"versionId": "1", "lastUpdated": "2026-01-15T09:30:00Z"},
-    "active": True,
-    "name": [{"use": "official", "family": "Example", "given": ["Ada", "Maria"]}],
-    "gender": "female",
-    "birthDate": "1970-04-01",
-}
-
-
-def _observation(identifier: str, code: str, display: str, value: float, unit: str) -> Any:
-    return {
-        "resourceType": "Observation",
-        "id": identifier,
-        "status": "final",
-        "code": {"coding": [{"system": "http://loinc.org", "code": code, "display": display}]},
-        "subject": {"reference": "Patient/123"},
-        "effectiveDateTime": "2026-01-15T09:30:00Z",
-        "valueQuantity": {
-            "value": value,
-            "unit": unit,
-            "system": "http://unitsofmeasure.org",
-            "code": unit,
-        },
-    }
-
-
-RESOURCES: Mapping[str, Mapping[str, Any]] = {
-    "Patient": {"123": _PATIENT},
-    "Observation": {
-        "heart-rate": _observation("heart-rate", "8867-4", "Heart rate", 64, "/min"),
-        "body-weight": _observation("body-weight", "29463-7", "Body weight", 61.5, "kg"),
-    },
-}
+_DATA = json.loads(files("keystay.testing").joinpath("fhir_data.json").read_text("utf-8"))
+RESOURCES: Mapping[str, Mapping[str, Any]] = _DATA["resources"]
 """The resources served, by type and id."""
 
 
@@ -122,27 +92,17 @@ class FHIRServer:
         """Answer one request below the base URL, and record it."""
         path = request.path.removeprefix(self._base_path)
         kind = "discovery" if path == _WELL_KNOWN else "fhir"
-        client_id: str | None = None
-        scope: str | None = None
-        try:
+
+        def answer(details: dict[str, Any]) -> Reply:
             _check_method(request)
             reply = self._public(path)
             if reply is None:
                 client_id, scope = self._authorize(request)
+                details |= {"client_id": client_id, "scope": scope}
                 reply = self._answer(path, request, scope)
-        except RequestRefusedError as refusal:
-            self.log.record(
-                kind,
-                request,
-                status=refusal.status,
-                reason=refusal.reason,
-                sentence=refusal.sentence,
-                client_id=client_id,
-                scope=scope,
-            )
-            return _operation_outcome(refusal)
-        self.log.record(kind, request, status=reply.status, client_id=client_id, scope=scope)
-        return reply
+            return reply
+
+        return self.log.answer(kind, request, answer, _operation_outcome)
 
     def _public(self, path: str) -> Reply | None:
         """Answer what needs no token."""
@@ -221,36 +181,13 @@ class FHIRServer:
         }
 
     def _capability_statement(self) -> dict[str, Any]:
-        return {
-            "resourceType": "CapabilityStatement",
-            "status": "active",
-            "date": "2026-01-15",
-            "kind": "instance",
-            "implementation": {"description": "keystay test server", "url": self.base_url},
-            "fhirVersion": "4.0.1",
-            "format": ["json"],
-            "rest": [
-                {
-                    "mode": "server",
-                    "security": {
-                        "service": [
-                            {
-                                "coding": [
-                                    {
-                                        "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
-                                        "code": "SMART-on-FHIR",
-                                    }
-                                ]
-                            }
-                        ]
-                    },
-                    "resource": [
-                        {"type": name, "interaction": [{"code": "read"}, {"code": "search-type"}]}
-                        for name in self.resources
-                    ],
-                }
-            ],
-        }
+        statement: dict[str, Any] = copy.deepcopy(_DATA["capability_statement"])
+        statement["implementation"]["url"] = self.base_url
+        interactions = [{"code": "read"}, {"code": "search-type"}]
+        statement["rest"][0]["resource"] = [
+            {"type": name, "interaction": interactions} for name in self.resources
+        ]
+        return statement
 
 
 def _check_method(request: Request) -> None:

@@ -17,7 +17,6 @@ from keystay.testing.messages import Reply, Request
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
-    from types import TracebackType
 
 LONGEST_BODY = 1024 * 1024
 """Bytes of a request body that are read at all; a longer one is answered with 413."""
@@ -75,12 +74,7 @@ class LoopbackServer:
         """Return the running server."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close."""
         self.close()
 

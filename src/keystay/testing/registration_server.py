@@ -68,27 +68,20 @@ class RegistrationServer:
     def handle(self, request: Request) -> Reply:
         """Answer one request to the endpoint, or about a client, and record it."""
         client_id = request.path.removeprefix(self._path).removeprefix("/") or None
-        try:
+
+        def answer(details: dict[str, Any]) -> Reply:
+            details["client_id"] = client_id
             with self._lock:
-                reply = (
+                return (
                     self._create(request) if client_id is None else self._manage(request, client_id)
                 )
-        except RequestRefusedError as refusal:
-            self._authorization_server.log.record(
-                "registration",
-                request,
-                status=refusal.status,
-                reason=refusal.reason,
-                sentence=refusal.sentence,
-                client_id=client_id,
-            )
+
+        def refuse(refusal: RequestRefusedError) -> Reply:
             document = {"error": refusal.error, "error_description": refusal.sentence}
             headers = {**_NO_STORE, **refusal.headers}
             return Reply.json(document, status=refusal.status, headers=headers)
-        self._authorization_server.log.record(
-            "registration", request, status=reply.status, client_id=client_id
-        )
-        return reply
+
+        return self._authorization_server.log.answer("registration", request, answer, refuse)
 
     def _create(self, request: Request) -> Reply:
         _require_method(request, "POST")
@@ -165,22 +158,16 @@ def _require_method(request: Request, *methods: str) -> None:
 def _require_token(request: Request, token: str | None) -> None:
     scheme, _, sent = request.headers.get("authorization", "").partition(" ")
     if not sent:
-        raise RequestRefusedError(
-            "token-missing",
-            "no bearer token was sent",
-            error="invalid_token",
-            status=401,
-            headers={"WWW-Authenticate": 'Bearer realm="registration"'},
-        )
+        raise _unauthorized("token-missing", "no bearer token was sent", "")
     known = token is not None and hmac.compare_digest(sent.encode(), token.encode())
     if scheme.lower() != "bearer" or not known:
-        raise RequestRefusedError(
-            "token-invalid",
-            "the bearer token is not a valid one",
-            error="invalid_token",
-            status=401,
-            headers={"WWW-Authenticate": 'Bearer realm="registration", error="invalid_token"'},
-        )
+        challenge = ', error="invalid_token"'
+        raise _unauthorized("token-invalid", "the bearer token is not a valid one", challenge)
+
+
+def _unauthorized(reason: str, sentence: str, challenge: str) -> RequestRefusedError:
+    headers = {"WWW-Authenticate": f'Bearer realm="registration"{challenge}'}
+    return RequestRefusedError(reason, sentence, error="invalid_token", status=401, headers=headers)
 
 
 def _metadata(request: Request) -> dict[str, Any]:

@@ -3,14 +3,17 @@
 SMART App Launch 2.2.0, "Scopes for requesting FHIR Resources": version 2 is
 `system/Resource.cruds?param=value`, version 1 `system/Resource.(read|write|*)`. Narrowing by a
 query is understood in the grammar; the small FHIR server here does not filter by it.
+
+The grammar is this module's own, so that it checks what keystay sends. What a scope covers is
+`keystay.smart`'s to say.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING
 
+from keystay.smart.system_scope import SystemScope
 from keystay.testing.refusals import ScopeRefusedError
 
 if TYPE_CHECKING:
@@ -23,29 +26,6 @@ _FHIR_SCOPE = re.compile(
     r"\.(?:(?P<v1>read|write|\*)|(?P<v2>(?=[cruds])c?r?u?d?s?)(?:\?(?P<query>[^?=&]+=[^?&]*(?:&[^?=&]+=[^?&]*)*))?)"
 )
 _V1_PERMISSIONS = {"read": "rs", "write": "cud", "*": "cruds"}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SystemScope:
-    """One `system/` scope.
-
-    Attributes:
-        resource: A resource type, or `*`.
-        permissions: Letters out of `cruds`.
-        query: The narrowing query of version 2, or an empty string.
-    """
-
-    resource: str
-    permissions: frozenset[str]
-    query: str = ""
-
-    def covers(self, other: SystemScope) -> bool:
-        """Tell whether everything that the other scope allows is allowed by this one."""
-        return (
-            self.resource in ("*", other.resource)
-            and self.permissions >= other.permissions
-            and self.query in ("", other.query)
-        )
 
 
 def parse_system_scope(token: str) -> SystemScope:
@@ -66,7 +46,8 @@ def parse_system_scope(token: str) -> SystemScope:
             f"the scope '{token}' needs a user; client credentials have system/ scopes only",
         )
     permissions = found["v2"] or _V1_PERMISSIONS[found["v1"]]
-    return SystemScope(found["resource"], frozenset(permissions), found["query"] or "")
+    parameters = tuple(found["query"].split("&")) if found["query"] else ()
+    return SystemScope(found["resource"], permissions, parameters)
 
 
 def grant_scope(requested: str, *, allowed: str | None, extra: Iterable[str]) -> str:
@@ -99,7 +80,7 @@ def grant_scope(requested: str, *, allowed: str | None, extra: Iterable[str]) ->
 
 def permits(granted: str, resource: str, permission: str) -> bool:
     """Tell whether granted scopes allow one letter of `cruds` on a resource type."""
-    needed = SystemScope(resource, frozenset(permission))
+    needed = SystemScope(resource, permission)
     return any(
         SystemScope(scope.resource, scope.permissions).covers(needed)
         for scope in map(_system_scope_or_none, granted.split(" "))

@@ -14,15 +14,11 @@ from keystay.testing.event_log import EventLog
 from keystay.testing.fhir_server import FHIRServer
 from keystay.testing.loopback import LoopbackServer
 from keystay.testing.messages import NO_HEADERS, Reply, Request
-from keystay.testing.registered_client import JWKS_MAX_AGE, RegisteredClient
 from keystay.testing.registration_server import RegistrationServer
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable, Mapping
-    from types import TracebackType
-
-    from keystay.jwk import JWKSet
 
 _FHIR_PATH = "/fhir"
 _REGISTRATION_PATH = "/oauth2/register"
@@ -58,6 +54,8 @@ class SmartTestServer:
         origin: Scheme, host and port.
         fhir_base_url: The FHIR base URL.
         token_endpoint: The URL of the token endpoint.
+        register: Registers a client, or replaces its registration; see `RegisteredClient`.
+        revoke_tokens: Makes every access token issued so far worthless.
     """
 
     def __init__(
@@ -105,6 +103,8 @@ class SmartTestServer:
             self.authorization_server,
             registration_endpoint=self.registration_server.endpoint,
         )
+        self.register = self.authorization_server.register
+        self.revoke_tokens = self.authorization_server.revoke_tokens
         self._ready.set()
 
     def __repr__(self) -> str:
@@ -115,26 +115,6 @@ class SmartTestServer:
     def smart_configuration_url(self) -> str:
         """The URL of the SMART configuration."""
         return f"{self.fhir_base_url}/.well-known/smart-configuration"
-
-    def register(
-        self,
-        client_id: str,
-        *,
-        jwks: JWKSet | Mapping[str, Any] | None = None,
-        jwks_uri: str | None = None,
-        scope: str | None = None,
-        jwks_max_age: float = JWKS_MAX_AGE,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> RegisteredClient:
-        """Register a client, or replace its registration; see `RegisteredClient`."""
-        return self.authorization_server.register(
-            client_id,
-            jwks=jwks,
-            jwks_uri=jwks_uri,
-            scope=scope,
-            jwks_max_age=jwks_max_age,
-            ssl_context=ssl_context,
-        )
 
     def script(self, path: str, replies: Iterable[Reply | None]) -> None:
         """Answer the next requests to a path with these replies, in this order.
@@ -153,10 +133,6 @@ class SmartTestServer:
             self._documents[self._path(path)] = reply
         return f"{self.origin}{self._path(path)}"
 
-    def revoke_tokens(self) -> None:
-        """Make every access token issued so far worthless."""
-        self.authorization_server.revoke_tokens()
-
     def close(self) -> None:
         """Stop serving and wait for the threads; safe to repeat."""
         self._loopback.close()
@@ -165,12 +141,7 @@ class SmartTestServer:
         """Return the running server."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         """Close."""
         self.close()
 
