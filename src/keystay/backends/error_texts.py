@@ -1,4 +1,4 @@
-"""Errors of a plugin whose words are data: its file `errors.toml`, a table for each situation.
+"""Errors whose words are data: a package's `errors.toml` has a table for each situation.
 
     [key-disabled]
     kind = "KeyUnusableError"
@@ -14,6 +14,8 @@ filled in as by `str.format`; a value with braces in it stays as it is.
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -31,10 +33,10 @@ class _Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ErrorTexts:
-    """The errors of one plugin, by situation.
+    """The errors of one package, by situation.
 
     Args:
-        package: The plugin's import name; `errors.toml` lies in it.
+        package: Its import name.
     """
 
     def __init__(self, package: str) -> None:
@@ -44,14 +46,19 @@ class ErrorTexts:
     def __contains__(self, situation: str) -> bool:
         return situation in self._rows
 
-    def error(self, situation: str, **values: object) -> errors.KeystayError:
+    def error(
+        self, situation: str, *, details: Mapping[str, Any] | None = None, **values: object
+    ) -> errors.KeystayError:
         """The error for a situation, to be raised.
 
         Args:
             situation: Name of its table.
+            details: What the error's class takes besides, such as an HTTP status.
             **values: What the names in braces stand for.
         """
         row = self._rows[situation]
-        kind: type[errors.KeystayError] = getattr(errors, row.kind)
-        cause, hint = (text and text.format_map(values) for text in (row.cause, row.hint))
-        return kind(row.message.format_map(values), cause=cause, hint=hint, code=row.code)
+        kind: Callable[..., errors.KeystayError] = getattr(errors, row.kind)
+        message, cause, hint = (
+            text and text.format_map(values) for text in (row.message, row.cause, row.hint)
+        )
+        return kind(message, cause=cause, hint=hint, code=row.code, **(details or {}))

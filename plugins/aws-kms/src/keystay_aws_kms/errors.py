@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from botocore import exceptions as sdk
 
@@ -92,8 +93,8 @@ class Call:
 
     def error(self, situation: str, **more: object) -> KeystayError:
         """The error of this plugin for a situation of this call."""
-        known = {"operation": self.operation, "key": self.key, "where": self.where}
-        return TEXTS.error(situation, **(known | more))
+        call: dict[str, Any] = {"operation": self.operation, "key": self.key, "where": self.where}
+        return TEXTS.error(situation, **(call | more))
 
 
 def code_of(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Each error text of the plugins can be filled in where it is used, and each is used."""
+"""Each error text in a file can be filled in where it is used, and each is used."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from keystay import errors
 from keystay.backends.error_texts import ErrorTexts
 
-PLUGINS = Path(__file__).parents[3] / "plugins"
-FILES = sorted(PLUGINS.glob("*/src/*/errors.toml"), key=str)
+ROOT = Path(__file__).parents[3]
+FILES = sorted((*ROOT.glob("plugins/*/src/*/errors.toml"), *ROOT.glob("src/**/errors.toml")))
 
 # What is filled in where the name of the situation is computed.
 _CALL = {"operation", "key", "where"}
@@ -25,6 +25,7 @@ COMPUTED = {
         ("google-", "crc-"),
     ),
     "keystay_pem": ({"path", "error"}, ()),
+    "registration": ({"said", "wait"}, ("error-", "managing-")),
 }
 
 
@@ -35,7 +36,7 @@ def fields(row: dict[str, str]) -> set[str]:
 
 
 def uses(folder: Path) -> list[tuple[str, set[str]]]:
-    """Each `….error("situation", …)` of a plugin, with what it fills in."""
+    """Each `….error("situation", …)` of a package, with what it fills in."""
     found = []
     for file in folder.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -46,7 +47,7 @@ def uses(folder: Path) -> list[tuple[str, set[str]]]:
                 and node.args
                 and isinstance(node.args[0], ast.Constant)
                 and isinstance(node.func.value, ast.Name)
-                and node.func.value.id in ("TEXTS", "call")
+                and node.func.value.id in ("TEXTS", "_TEXTS", "call")
             ):
                 given = {str(keyword.arg) for keyword in node.keywords}
                 more = _CALL if node.func.value.id == "call" else set()
@@ -55,7 +56,7 @@ def uses(folder: Path) -> list[tuple[str, set[str]]]:
 
 
 def words(folder: Path) -> set[str]:
-    """Every string constant of a plugin's source."""
+    """Every string constant of a package's source."""
     return {
         node.value
         for file in folder.glob("*.py")
@@ -66,7 +67,7 @@ def words(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("file", FILES, ids=[file.parent.name for file in FILES])
 class TestTexts:
-    """One plugin's file."""
+    """One package's file."""
 
     def test_rows(self, file: Path) -> None:
         """Each has a class of ours, and a sentence."""
