@@ -150,7 +150,7 @@ def test_google_moves_after_opening(gcp_kms: GcpKmsServer) -> None:
     gcp_kms.service.faults.level = "HSM"  # the signatures go on claiming it
     key = signer._key
     assert isinstance(key, GcpKey)
-    key._connection._reset()  # a new client, as after a fork
+    key._connection._client._reset()  # a new client, as after a fork
 
     with pytest.raises(PolicyError, match="remote-service"):
         signer.sign(b"x")

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from keystay.backends.log_filter import no_debug_records
+from keystay.backends.process_client import ProcessClient
 from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
-from keystay.concurrency.forks import detect_fork, reset_after_fork
-from keystay.concurrency.locks import DeadlineLock
 from keystay.concurrency.threads import WorkerThreads
 from keystay_aws_kms.errors import TEXTS, Call, is_retryable, too_late, translate
 from keystay_aws_kms.settings import endpoint_problem, is_aws, is_loopback
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from keystay.concurrency.clock import Clock, Deadline
     from keystay_aws_kms.settings import Settings
 
-__all__ = ["LOGGERS", "Connected", "Connection", "Kms", "connect"]
+__all__ = ["LOGGERS", "Connection", "Kms", "connect"]
 
 CONNECT_SECONDS = 2.0
 """Seconds that connecting may take, for one attempt."""
@@ -86,13 +85,6 @@ class Kms(Protocol):
         """Close its connections."""
 
 
-class Connected(NamedTuple):
-    """A client, and its number among those of its connection."""
-
-    client: Kms
-    number: int
-
-
 def connect(settings: Settings) -> Kms:
     """Make a client of a new boto3 session.
 
@@ -131,6 +123,9 @@ class Connection:
         settings: How to reach KMS.
         make: Makes a client; a test may hand in its own.
         clock: Waits before another attempt; a test may hand in its own.
+
+    Attributes:
+        client: The client of this process.
     """
 
     def __init__(
@@ -139,13 +134,9 @@ class Connection:
         make: Callable[[Settings], Kms] = connect,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._settings, self._make, self._clock = settings, make, clock
-        self._current: Connected | None = None
-        self._number = 0
-        self._closed = False
-        self._making = DeadlineLock("connecting to AWS KMS")
+        self._settings, self._clock = settings, clock
+        self.client = ProcessClient("AWS KMS", lambda _: make(settings), lambda kms: kms.close())
         self._threads = _Threads("AWS KMS")
-        reset_after_fork(self._reset)
 
     def call(
         self, operation: str, key: str, send: Callable[[Kms], T], deadline: Deadline
@@ -186,58 +177,31 @@ class Connection:
             self._clock.sleep(pause)
         raise too_late(last, Call(operation, key, self.where), deadline.seconds, attempt)
 
-    def get(self, deadline: Deadline) -> Connected:
-        """The client, made when first asked for in this process.
-
-        Raises:
-            SignerClosedError: After `close()`.
-            BackendTimeoutError: Another thread was making it until the deadline.
-            Exception: Whatever boto3 raises.
-        """
-        detect_fork()
-        if self._current is not None and not self._closed:
-            return self._current
-        with self._making.held(deadline):
-            if self._closed:
-                raise TEXTS.error("connection-closed")
-            if self._current is None:
-                self._number += 1
-                self._current = Connected(self._make(self._settings), self._number)
-            return self._current
-
     @property
     def endpoint(self) -> str | None:
         """The endpoint that somebody named, AWS's own configuration too; None for AWS's own."""
-        current = self._current
+        current = self.client.current
         if self._settings.endpoint is not None or current is None:
             return self._settings.endpoint
-        url: str = current.client.meta.endpoint_url
+        url: str = current.meta.endpoint_url
         return None if is_aws(url) else url
 
     @property
     def where(self) -> str:
         """Region and endpoint, in words."""
-        current = self._current
-        name = self._settings.region if current is None else current.client.meta.region_name
+        current = self.client.current
+        name = self._settings.region if current is None else current.meta.region_name
         region = f"region {name}" if name else "boto3's default region"
         return f"{region} at {self.endpoint}" if self.endpoint else region
 
     def close(self) -> None:
         """Close the client; idempotent. Does not wait for one that is being made."""
-        self._closed = True
-        detect_fork()
-        current, self._current = self._current, None
-        if current is not None:
-            current.client.close()
+        self.client.close()
 
     def _send(self, send: Callable[[Kms], T], deadline: Deadline) -> tuple[T, int]:
         with no_debug_records(LOGGERS):
-            connected = self.get(deadline)
-            return send(connected.client), connected.number
-
-    def _reset(self) -> None:
-        """In a forked child: the parent's sockets are not for it."""
-        self._current = None
+            client, number = self.client.get(deadline)
+            return send(client), number
 
 
 class _NoAnswerError(Exception):

@@ -11,9 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from keystay.backends.log_filter import no_debug_records
+from keystay.backends.process_client import ProcessClient
 from keystay.concurrency.clock import SYSTEM_CLOCK, backoff
-from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
-from keystay.concurrency.locks import DeadlineLock
+from keystay.concurrency.forks import hold_off_forks
 from keystay.concurrency.threads import WorkerThreads
 from keystay.errors import BackendTimeoutError
 from keystay_gcp_kms.errors import (
@@ -51,10 +51,6 @@ LOGGERS = (
 GOOGLE_SDK_PYTHON_LOGGING_SCOPE says so."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
-_GENERATIONS = itertools.count(1)
-# Clients that a fork brought along. Their channels belong to the parent, and destroying one talks
-# to the parent's threads, which are not here: they are kept to the end of the process.
-_INHERITED: list[object] = []
 
 
 class KmsClient(Protocol):
@@ -108,12 +104,8 @@ class Connection:
     ) -> None:
         self._settings, self._clock = settings, clock
         self._make_client = make_client or _make_client
-        self._client: KmsClient | None = None
-        self._generation = 0
-        self._closed = False
-        self._making = DeadlineLock("connecting to Google Cloud KMS")
         self._threads = _Threads("Google Cloud KMS")
-        reset_after_fork(self._reset)
+        self._client = ProcessClient("Google Cloud KMS", self._make, _close)
 
     def call(
         self,
@@ -140,10 +132,10 @@ class Connection:
         """
         telling: BaseException | None = None
         for attempt in itertools.count(1):
-            self._check_open()
+            self._client.check_open()
             try:
                 deadline.check(str(step))
-                client, generation = self._connected(deadline)
+                client, number = self._client.get(deadline)
                 with no_debug_records(LOGGERS):
                     if self._settings.transport == "rest":
                         # requests' timeout is that of each read: this one is of the whole.
@@ -152,7 +144,7 @@ class Connection:
                     else:
                         with hold_off_forks(deadline, may_hang=True):
                             answer = method(client, deadline.remaining)
-                return answer, generation
+                return answer, number
             except _NoAnswerError:
                 if telling is None:
                     raise TEXTS.error("no-answer", step=step, seconds=deadline.seconds) from None
@@ -162,7 +154,7 @@ class Connection:
                     raise
                 raise translate(telling, step, seconds=deadline.seconds) from telling
             except FAILURES as error:
-                self._check_open()  # closed meanwhile: no wonder then
+                self._client.check_open()  # closed meanwhile: no wonder then
                 # A deadline that ends a row of refusals does not explain them.
                 if telling is None or status_of(error) != "DEADLINE_EXCEEDED":
                     telling = error
@@ -182,34 +174,12 @@ class Connection:
 
     def close(self) -> None:
         """Close the client, if it is this process's own; idempotent."""
-        self._closed = True
-        detect_fork()
-        client, self._client = self._client, None
-        close = getattr(getattr(client, "transport", None), "close", None)
-        if close is not None:
-            close()
+        self._client.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise TEXTS.error("connection-closed")
-
-    def _connected(self, deadline: Deadline) -> tuple[KmsClient, int]:
-        detect_fork()
-        if (client := self._client) is not None:
-            return client, self._generation
-        with self._making.held(deadline):
-            if (client := self._client) is None:
-                # Looking for credentials may ask a metadata server that does not answer.
-                make = partial(self._make_client, self._settings)
-                client = self._threads.call_with_deadline(make, deadline)
-                self._client, self._generation = client, next(_GENERATIONS)
-            return client, self._generation
-
-    def _reset(self) -> None:
-        """In a forked child: the channel belongs to the parent."""
-        if self._client is not None:
-            _INHERITED.append(self._client)
-            self._client = None
+    def _make(self, deadline: Deadline) -> KmsClient:
+        # Looking for credentials may ask a metadata server that does not answer.
+        make = partial(self._make_client, self._settings)
+        return self._threads.call_with_deadline(make, deadline)
 
 
 class _NoAnswerError(Exception):
@@ -219,6 +189,12 @@ class _NoAnswerError(Exception):
 class _Threads(WorkerThreads):
     def timeout_error(self, deadline: Deadline) -> Exception:
         return _NoAnswerError()
+
+
+def _close(client: KmsClient) -> None:
+    close = getattr(getattr(client, "transport", None), "close", None)
+    if close is not None:
+        close()
 
 
 def _make_client(settings: Settings) -> KmsClient:

@@ -12,7 +12,7 @@ import requests
 from google.api_core import exceptions as api
 from google.auth import exceptions as auth
 
-from keystay.backends import Deadline
+from keystay.backends import Deadline, process_client
 from keystay.errors import (
     BackendError,
     BackendTimeoutError,
@@ -205,7 +205,7 @@ class TestConnection:
         child = os.fork()
         if child == 0:
             made.close()
-            ok = client.closed == 0 and any(kept is client for kept in gcp_client._INHERITED)
+            ok = client.closed == 0 and any(kept is client for kept in process_client._INHERITED)
             again = connection(Client("child"))
             os._exit(0 if ok and again.call(STEP, Deadline.after(5), ask)[1] > parent else 1)
         assert 0 == os.waitpid(child, 0)[1]
