@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import UTC
 from typing import Any, NamedTuple
 
 from keystay.ops.publishing.comparison import worst
@@ -88,7 +89,7 @@ class Page(NamedTuple):
 def page(report: Report) -> Page:
     """Lay a report out."""
     clients, known = report.clients, report.versions
-    made = f"{report.made:%Y-%m-%d %H:%M UTC} by keystay {known['keystay']}"
+    made = f"{report.made.astimezone(UTC):%F %T} UTC by keystay {known['keystay']}"
     head = ("Client", "Key", "Where it is", "Evidence", "Age", "Policy")
     versions = Table("Versions of the software", ("Name", "Version"), [*known.items()])
     reading: list[Block] = [Paragraph(_EVIDENCE), Digest(), Paragraph(_DIGEST_NOTE)]

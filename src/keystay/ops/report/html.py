@@ -32,7 +32,8 @@ def to_html(report: Report) -> str:
 def _page(report: Report) -> Iterator[str]:
     shown = page(report)
     style = files("keystay.ops.report").joinpath("report.css").read_text(encoding="utf-8")
-    yield f"{_HEAD}\n<title>{_text(shown.title)}</title>\n<style>\n{style}</style>\n</head>"
+    title = f"{shown.title}, {report.made:%F}"
+    yield f"{_HEAD}\n<title>{_text(title)}</title>\n<style>\n{style}</style>\n</head>"
     yield f"<body>\n<header>\n<h1>{_text(shown.title)}</h1>"
     tone, mark = _tone(shown.verdict)
     yield f'<p class="summary {tone}">{mark} {_text(shown.summary)}</p>'
