@@ -9,7 +9,6 @@ import ssl
 import struct
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 import keystay
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from keystay.signer import Signer
 
-pytestmark = pytest.mark.usefixtures("no_environment", "nothing_left")
+pytestmark = pytest.mark.usefixtures("no_environment", "nothing_left", "http_library")
 
 
 def settings(origin: str, signer: Signer, **more: Any) -> dict[str, Any]:
@@ -505,11 +504,11 @@ def test_user_agent(
 
 
 def test_own_client_goes_on_working(
-    raw_server: Callable[..., RawServer], pem_signer: Signer
+    raw_server: Callable[..., RawServer], pem_signer: Signer, http_library: Any
 ) -> None:
     """After a broken exchange the caller's own client is as usable as before."""
     broken, good = raw_server(reset), raw_server(answer(grant().body))
-    with httpx.Client() as own:
+    with http_library.Client() as own:
         assert "network-failed" == fails(broken.origin, pem_signer, http=own).code
         with keystay.TokenClient(http=own, **settings(good.origin, pem_signer)) as client:
             assert SCOPE == client.token().scope

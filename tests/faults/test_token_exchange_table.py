@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from keystay.signer import Signer
 
-pytestmark = pytest.mark.usefixtures("no_environment", "nothing_left")
+pytestmark = pytest.mark.usefixtures("no_environment", "nothing_left", "http_library")
 
 TIMEOUT = 1.0
 GRACE = 1.0

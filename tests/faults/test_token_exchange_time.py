@@ -7,7 +7,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 
 import keystay
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from keystay.signer import Signer
 
-pytestmark = pytest.mark.usefixtures("no_environment", "nothing_left")
+pytestmark = pytest.mark.usefixtures("no_environment", "nothing_left", "http_library")
 
 TIMEOUT = 0.4
 GRACE = 1.0
@@ -244,7 +243,7 @@ async def test_drips_over_tls_async(
 
 
 def test_kept_connection_of_ones_own_client(
-    raw_server: Callable[..., RawServer], pem_signer: Signer
+    raw_server: Callable[..., RawServer], pem_signer: Signer, http_library: Any
 ) -> None:
     """A server that drips over a connection the caller's client kept is late all the same."""
 
@@ -254,7 +253,7 @@ def test_kept_connection_of_ones_own_client(
         drip(HEAD * 100)(server, connection)
 
     server = raw_server(talk)
-    with httpx.Client() as own:
+    with http_library.Client() as own:
         own.get(server.origin)
         with keystay.TokenClient(http=own, **settings(server, pem_signer)) as client:
             began = time.monotonic()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import jwt
 import pytest
 from joserfc import jwk as joserfc_jwk
@@ -84,9 +83,12 @@ def register(
 
 
 def test_a_patient_is_read(
-    signer: Signer, register: Callable[[dict[str, Any]], str], secrets_watch: Any
+    signer: Signer,
+    register: Callable[[dict[str, Any]], str],
+    secrets_watch: Any,
+    http_library: Any,
 ) -> None:
-    """Two algorithms, three key stores, two servers: each grants, and the token opens a Patient."""
+    """Two algorithms, three key stores, two servers, both HTTP libraries: a Patient is opened."""
     base = register(keystay.JWKSet.from_signers([signer]).to_dict())
     with keystay.TokenClient(
         fhir_base_url=base,
@@ -97,7 +99,7 @@ def test_a_patient_is_read(
     ) as client:
         token = client.token()
         secrets_watch.add("the access token", token.value)
-        with httpx.Client(base_url=client.fhir_base_url, auth=client.auth()) as fhir:
+        with http_library.Client(base_url=client.fhir_base_url, auth=client.auth()) as fhir:
             response = fhir.get("Patient/123")
 
     assert (SCOPE, "Bearer", ()) == (token.scope, token.token_type, token.missing_scopes)
@@ -106,7 +108,7 @@ def test_a_patient_is_read(
 
 @pytest.mark.anyio
 async def test_a_patient_is_read_without_blocking(
-    signer: Signer, smart_server: SmartTestServer
+    signer: Signer, smart_server: SmartTestServer, http_library: Any
 ) -> None:
     """The same through the asynchronous client, under asyncio and trio."""
     smart_server.register(CLIENT, jwks=keystay.JWKSet.from_signers([signer]))
@@ -118,7 +120,7 @@ async def test_a_patient_is_read_without_blocking(
             scope=SCOPE,
             allow_insecure_loopback=True,
         ) as client,
-        httpx.AsyncClient(base_url=client.fhir_base_url, auth=client.auth()) as fhir,
+        http_library.AsyncClient(base_url=client.fhir_base_url, auth=client.auth()) as fhir,
     ):
         response = await fhir.get("Patient/123")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.lowlevel
@@ -169,15 +169,15 @@ async def test_mixed(
     assert 1 == len(server.log.of("token"))
 
 
-async def test_one_auth_for_both_kinds_of_httpx_client(
-    client: keystay.TokenClient, server: SmartTestServer
+async def test_one_auth_for_both_kinds_of_http_client(
+    client: keystay.TokenClient, server: SmartTestServer, http_library: Any
 ) -> None:
     """`auth()` of a TokenClient serves threads and tasks at once, with one token."""
     auth = client.auth()
     crowd = Crowd()
     url = f"{server.fhir_base_url}/Patient/123"
-    async with httpx.AsyncClient(auth=auth) as tasks:
-        with httpx.Client(auth=auth) as threads:
+    async with http_library.AsyncClient(auth=auth) as tasks:
+        with http_library.Client(auth=auth) as threads:
 
             def ask() -> str:
                 return str(threads.get(url).json()["id"])

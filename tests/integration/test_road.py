@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import httpx
 import pytest
 
 import keystay
+from keystay.http.library import own_library
 from tests.support.token_clients import client_settings
 
 if TYPE_CHECKING:
@@ -90,12 +90,14 @@ def assert_whole(names: list[str]) -> None:
 
 def break_off(*arguments: object, **named: object) -> None:
     """What a socket raises."""
-    raise httpx.ReadError("the connection broke")
+    raise own_library().ReadError("the connection broke")
 
 
-def test_traceback(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_traceback(
+    make_client: MakeClient, monkeypatch: pytest.MonkeyPatch, http_library: Any
+) -> None:
     """Raised while the request is sent, it names every concept on the way."""
-    monkeypatch.setattr(httpx.Client, "send", break_off)
+    monkeypatch.setattr(http_library.Client, "send", break_off)
     client = make_client(fhir_base_url="https://ehr.invalid", token_endpoint="https://as.invalid/t")
     with pytest.raises(keystay.errors.NetworkError) as caught:
         client.token()
@@ -105,10 +107,13 @@ def test_traceback(make_client: MakeClient, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_traceback_async(
-    pem_signer: Signer, no_environment: None, monkeypatch: pytest.MonkeyPatch
+    pem_signer: Signer,
+    no_environment: None,
+    monkeypatch: pytest.MonkeyPatch,
+    http_library: Any,
 ) -> None:
     """As in a thread."""
-    monkeypatch.setattr(httpx.AsyncClient, "send", break_off)
+    monkeypatch.setattr(http_library.AsyncClient, "send", break_off)
     settings = client_settings(pem_signer, fhir_base_url="https://ehr.invalid")
     async with keystay.AsyncTokenClient(
         token_endpoint="https://as.invalid/t", **settings

@@ -7,6 +7,7 @@ looks at it once. Tests that spoil a token take `fresh_softhsm` and a subprocess
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import urllib.parse
 from typing import TYPE_CHECKING, Protocol
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import pytest
 
+from keystay.http.library import own_library
 from keystay.testing import Reply, Request, SmartTestServer
 from tests.support.oidc_provider import OIDCProvider
 from tests.support.p11kit import P11KitServer
@@ -24,6 +26,7 @@ from tests.support.softhsm import SoftHSM
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
+    from types import ModuleType
     from typing import Any
 
 
@@ -105,6 +108,19 @@ def oidc_provider(tmp_path: Path) -> Iterator[StartOIDCProvider]:
             return running.enter_context(provider)
 
         yield start
+
+
+@pytest.fixture(params=["httpx", "httpx2"])
+def http_library(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[ModuleType]:
+    """The library that keystay sends with: httpx as if httpx2 were not installed, and httpx2."""
+    if request.param == "httpx":
+        monkeypatch.setattr("keystay.http.library.find_spec", lambda name: None)
+    own_library.cache_clear()
+    assert request.param == own_library().__name__
+    yield importlib.import_module(request.param)
+    own_library.cache_clear()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from keystay.errors import BackendTimeoutError, BackendUnavailableError
 if TYPE_CHECKING:
     import anyio
 
-__all__ = ["SharedEvent", "WorkerThreads"]
+__all__ = ["SharedEvent", "WorkerThreads", "running_loop"]
 
 T = TypeVar("T")
 
@@ -119,7 +119,7 @@ class WorkerThreads:
         import anyio
 
         returned = anyio.Event()
-        _, call_soon = _running_loop()
+        _, call_soon = running_loop()
         job = _Job(function, partial(_call_soon, call_soon, returned.set), late)
         self._submit(job)
         seconds = None if deadline is None else deadline.remaining + 3 * _GRACE_SECONDS
@@ -396,7 +396,7 @@ class SharedEvent:
         """
         import anyio
 
-        loop, call_soon = _running_loop()
+        loop, call_soon = running_loop()
         with self._lock:
             if self._is_set:
                 return True
@@ -418,7 +418,7 @@ class SharedEvent:
         return self._is_set
 
 
-def _running_loop() -> tuple[object, CallSoon]:
+def running_loop() -> tuple[object, CallSoon]:
     """The event loop of this task, and how any thread has it call a function."""
     asyncio = sys.modules.get("asyncio")
     if asyncio is not None:

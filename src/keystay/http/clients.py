@@ -2,16 +2,19 @@
 
 Making one takes 1.3 to 2.1 ms, and reading the CAs it trusts 22 to 40 ms and 0.85 MB. So a client
 is made when it is first used, and shared by all whose settings are equal; the TLS context is shared
-by all that trust the same.
+by all that trust the same. Files that the settings name are read again when they change.
 """
 
 from __future__ import annotations
 
 import os
 import ssl
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import metadata
 from pathlib import Path
 from threading import get_ident
@@ -20,9 +23,10 @@ from weakref import WeakValueDictionary
 
 from msgspec.structs import asdict
 
-from keystay.backends.secrets import SecretResolver
+from keystay.backends.secrets import Secret, SecretResolver
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
 from keystay.concurrency.forks import detect_fork, hold_off_forks, reset_after_fork
+from keystay.concurrency.threads import running_loop
 from keystay.errors import ConfigurationError
 from keystay.http.errors import client_closed
 from keystay.http.library import error_classes, library_of, own_library
@@ -43,6 +47,7 @@ else:
 __all__ = ["HttpExchange", "HttpLink", "async_link", "sync_link"]
 
 Kind = Literal["Client", "AsyncClient"]
+Slot = tuple[object, ...]
 
 _DEFAULT = HttpSettings()
 
@@ -51,6 +56,13 @@ _VARIABLES = (
     "ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE",
     "SSLKEYLOGFILE", "all_proxy", "https_proxy", "http_proxy", "no_proxy",
 )  # fmt: skip
+
+# Threads with an event loop whose clients one token client remembers.
+_MOST_SLOTS = 64
+
+# Seconds that a connection may be idle between discovery and the token request: servers and
+# firewalls drop it after longer ones.
+_IDLE_SECONDS = 5.0
 
 
 def sync_link(given: HttpSettings | SyncClient | None) -> HttpLink[httpx.Client]:
@@ -84,8 +96,9 @@ class HttpLink(Generic[Made]):
         self._kind: Kind = kind
         self._is_closed = False
         self._given: Made | None = None
-        self._generation = -1  # of the clients made; see `_Clients`
-        self._made: dict[int, Made]
+        # Held here, for `_Clients` itself holds nothing.
+        self._material: _Material | None = None
+        self._made: dict[Slot, Made] = {}
         if self.is_own:
             own_library()
             if given is not None:
@@ -93,8 +106,9 @@ class HttpLink(Generic[Made]):
             return
         library = library_of(type(given))  # type: ignore[arg-type]
         if library is None or not isinstance(given, getattr(library, kind)):
+            where, what = type(given).__module__.partition(".")[0], type(given).__name__
             raise ConfigurationError(
-                f"http is a {type(given).__name__}.",
+                f"http cannot be of the class {f'{where}.{what}'.removeprefix('builtins.')}.",
                 hint=f"Hand in an httpx.{kind}, an httpx2.{kind} or HttpSettings.",
             )
         self._given = cast("Made", given)
@@ -106,10 +120,10 @@ class HttpLink(Generic[Made]):
 
     @property
     def client(self) -> Made:
-        """The client to use in this thread.
+        """The client to use in this thread, and on its event loop.
 
-        An asynchronous one serves the event loops of one thread, of which one runs at a time: it
-        keeps no connection that the next could find.
+        An asynchronous one serves the event loops of one thread that are of one kind, of which one
+        runs at a time: it keeps no connection that the next could find.
 
         Raises:
             ConfigurationError: It was let go, or a certificate or secret cannot be used.
@@ -119,17 +133,28 @@ class HttpLink(Generic[Made]):
             raise client_closed()
         if self._given is not None:
             return self._given
-        if self._generation != _CLIENTS.generation:
-            self._generation, self._made = _CLIENTS.generation, {}
-        slot = 0 if self._kind == "Client" else get_ident()
-        made = self._made.get(slot)
-        if made is None:
-            made = self._made[slot] = cast("Made", _CLIENTS.shared(self.settings, self._kind, slot))
+        slot: Slot = ("Client",)
+        if self._kind == "AsyncClient":
+            slot = ("AsyncClient", get_ident(), type(running_loop()[0]))
+        made = cast("Made", _CLIENTS.shared(self.load(), slot))
+        if len(self._made) >= _MOST_SLOTS:  # of threads that have long ended
+            self._made = {}
+        self._made[slot] = made
+        return made
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether `load` need not wait for a file or a person, unless a file has changed."""
+        return not self.is_own or self._material is not None
+
+    def load(self) -> _Material:
+        """What the settings name, read now if it was not read before, or has changed."""
+        made = self._material = _CLIENTS.material(self.settings)
         return made
 
     def private_client(self) -> Made:
         """A client that keeps its connections, for the caller to close."""
-        return cast("Made", _CLIENTS.make(self.settings, self._kind, keeps=True))
+        return cast("Made", _CLIENTS.make(self.load(), self._kind, keeps=True))
 
     def checked(self) -> HttpLink[Made]:
         """Itself.
@@ -148,6 +173,7 @@ class HttpLink(Generic[Made]):
     def close(self) -> None:
         """Refuse further requests. A client made here is left to others that share it."""
         self._is_closed = self.is_own
+        self._material, self._made = None, {}
 
 
 class HttpExchange(Generic[Made]):
@@ -166,10 +192,10 @@ class HttpExchange(Generic[Made]):
         ConfigurationError: The link is closed.
     """
 
-    __slots__ = ("_link", "private")
+    __slots__ = ("link", "private")
 
     def __init__(self, link: HttpLink[Made]) -> None:
-        self._link: HttpLink[Made] = link.checked()
+        self.link: HttpLink[Made] = link.checked()
         self.private: Made | None = None
 
     def client_for(self, request: HttpRequest) -> Made:
@@ -178,119 +204,166 @@ class HttpExchange(Generic[Made]):
         Raises:
             ConfigurationError: The link is closed, or a setting cannot be used.
         """
-        link = self._link.checked()
+        link = self.link.checked()
         if self.private is None and request.is_followed and link.is_own:
             self.private = link.private_client()
         return link.client if self.private is None else self.private
 
 
-class _Clients:
-    """The clients made here that are in use, and the TLS contexts.
-
-    A forked child makes its clients anew: another thread may have held a lock of the parent's at
-    that moment. What certificates and secrets said is not read again.
+class _Material:
+    """What settings name, read: certificates, and the proxy's credentials.
 
     Attributes:
-        generation: Grows with each fork: clients of a generation before are not to be used.
+        key: Equal as long as the same would be read.
+        settings: That name it.
+        context: Trusts what they say, and has the client certificate.
+        proxy: The library's own `Proxy`, or None.
+    """
+
+    __slots__ = ("__weakref__", "context", "key", "proxy", "settings")
+
+    def __init__(
+        self, key: Slot, settings: HttpSettings, context: ssl.SSLContext, proxy: object
+    ) -> None:
+        self.key, self.settings, self.context, self.proxy = key, settings, context, proxy
+
+
+class _Clients:
+    """The clients made here, and what they were made of, as long as anybody uses them.
+
+    A forked child makes its clients anew: another thread may have held a lock of the parent's at
+    that moment. What certificates and secrets said is not read again: a person may have typed it.
     """
 
     def __init__(self) -> None:
-        self.generation = 0
-        self._clients: WeakValueDictionary[tuple[object, ...], object] = WeakValueDictionary()
-        self._contexts: WeakValueDictionary[tuple[object, ...], ssl.SSLContext]
-        self._contexts = WeakValueDictionary()
+        self._clients: WeakValueDictionary[Slot, object] = WeakValueDictionary()
+        self._materials: WeakValueDictionary[Slot, _Material] = WeakValueDictionary()
+        self._contexts: WeakValueDictionary[Slot, ssl.SSLContext] = WeakValueDictionary()
         self._inherited: list[object] = []  # a child does not tidy up its parent's sockets
         reset_after_fork(self._reset)
 
-    def shared(self, settings: HttpSettings, kind: Kind, slot: int) -> object:
-        """The client for these settings; no connection is kept after an exchange.
+    def shared(self, material: _Material, slot: Slot) -> object:
+        """The client for what was read; no connection is kept after an exchange.
 
         A token is asked for every few minutes. By then a firewall has often dropped the idle
         connection without a word.
         """
-        key = (kind, slot, settings, _environment(), _stamps(settings))
+        key = (material.key, *slot)
         made = self._clients.get(key)
         if made is None:
-            made = self._clients.setdefault(key, self.make(settings, kind, keeps=False))
+            kind: Kind = "Client" if slot[0] == "Client" else "AsyncClient"
+            made = self._clients.setdefault(key, self.make(material, kind, keeps=False))
         return made
 
-    def make(self, settings: HttpSettings, kind: Kind, *, keeps: bool) -> object:
+    def make(self, material: _Material, kind: Kind, *, keeps: bool) -> object:
         """A client of its own."""
-        library = own_library()
-        secrets = SecretResolver()
-        agent = settings.user_agent or f"keystay/{metadata.version('keystay')}"
-        with hold_off_forks(Deadline.after(settings.timeout)):  # for OpenSSL's own locks
-            context = self._context(settings, secrets)
-            proxy = None if settings.proxy is None else self._proxy(settings, secrets)
-            with _proxies_usable():
-                made: object = getattr(library, kind)(
-                    verify=context,
-                    timeout=settings.timeout,
-                    limits=library.Limits(
-                        max_keepalive_connections=None if keeps else 0, keepalive_expiry=None
-                    ),
-                    headers={"User-Agent": agent},
-                    # Plain HTTP is for loopback only: through a proxy it would leave this machine.
-                    mounts={"http://": None},
-                    proxy=proxy,
-                )
+        library, settings = own_library(), material.settings
+        with hold_off_forks(Deadline.after(settings.timeout)), _proxies_usable():
+            made: object = getattr(library, kind)(
+                verify=material.context,
+                timeout=settings.timeout,
+                limits=library.Limits(
+                    max_keepalive_connections=None if keeps else 0, keepalive_expiry=_IDLE_SECONDS
+                ),
+                headers={"User-Agent": settings.user_agent or _user_agent()},
+                # Requests are made elsewhere and bear none: here they would only pile up.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+                # Plain HTTP is for loopback only: through a proxy it would leave this machine.
+                mounts={"http://": None},
+                proxy=material.proxy,
+            )
         return made
 
-    def _context(self, settings: HttpSettings, secrets: SecretResolver) -> ssl.SSLContext:
-        key = (settings.trust, settings.ca_bundle, settings.client_cert, settings.client_key,
-               settings.client_key_passphrase, _environment(), _stamps(settings))  # fmt: skip
+    def material(self, settings: HttpSettings) -> _Material:
+        """What settings name, read once by all whose settings are equal.
+
+        Raises:
+            ConfigurationError, SecretError: It cannot be used.
+        """
+        environment = _environment()
+        key = (own_library().__name__, settings, environment, _stamps(settings))
+        made = self._materials.get(key)
+        if made is None:
+            with hold_off_forks(Deadline.after(settings.timeout)):  # for OpenSSL's own locks
+                context = self._context(settings, environment)
+                proxy = None if settings.proxy is None else self._proxy(settings, environment)
+            made = self._materials.setdefault(key, _Material(key, settings, context, proxy))
+        return made
+
+    def _context(
+        self, settings: HttpSettings, environment: Slot, *, identified: bool = True
+    ) -> ssl.SSLContext:
+        """A context that trusts what settings say, with their client certificate or without."""
+        names = (settings.client_cert, settings.client_key, settings.client_key_passphrase)
+        identity = names if identified and settings.client_cert is not None else None
+        key = (settings.trust, settings.ca_bundle, identity, environment, _stamps(settings))
         made = self._contexts.get(key)
         if made is None:
             made = _trust(settings)
-            if settings.client_cert is not None:
-                _identify(made, settings, secrets)
+            if identity is not None:
+                _identify(made, settings)
             made = self._contexts.setdefault(key, made)
         return made
 
-    def _proxy(self, settings: HttpSettings, secrets: SecretResolver) -> object:
+    def _proxy(self, settings: HttpSettings, environment: Slot) -> object:
         url = settings.proxy or ""
-        credentials = secrets.resolve(settings.proxy_credentials, "the proxy's user:password")
+        credentials = _secret(settings.proxy_credentials, "the proxy's user:password")
         auth = None
         if credentials is not None:
-            user, colon, password = credentials.reveal().partition(":")
-            if not colon:
+            if ":" not in credentials.reveal():  # no variable: error reporters send frames
                 raise ConfigurationError(
                     "What proxy_credentials refers to is not user:password.",
                     hint="Write both, with a colon between them, where "
                     f"{settings.proxy_credentials} points to.",
                     code="proxy-credentials-invalid",
                 )
+            user, _, password = credentials.reveal().partition(":")
             auth = (user, password)
         # The proxy's own certificate, where it has one, is trusted as the servers' are.
-        tls = _trust(settings) if url.lower().startswith("https:") else None
+        is_https = url.lower().startswith("https:")
+        tls = self._context(settings, environment, identified=False) if is_https else None
         return own_library().Proxy(url, ssl_context=tls, auth=auth)
 
     def _reset(self) -> None:
         self._inherited.extend(self._clients.values())
         self._clients = WeakValueDictionary()
-        self.generation += 1
 
 
 _CLIENTS = _Clients()
 
 
-def _environment() -> tuple[str | None, ...]:
+@cache
+def _user_agent() -> str:
+    return f"keystay/{metadata.version('keystay')}"
+
+
+def _secret(reference: str | None, purpose: str) -> Secret | None:
+    return None if reference is None else SecretResolver().resolve(reference, purpose)
+
+
+def _environment() -> Slot:
     return tuple(map(os.environ.get, _VARIABLES))
 
 
-def _stamps(settings: HttpSettings) -> tuple[object, ...]:
-    """What tells that a file the settings name is another now."""
-    stamps: list[object] = []
-    for name in (
-        settings.ca_bundle, settings.client_cert, settings.client_key,
-        settings.client_key_passphrase, settings.proxy_credentials,
-    ):  # fmt: skip
-        try:
-            found = Path((name or "").removeprefix("file:")).stat()
-            stamps.append((found.st_mtime_ns, found.st_size, found.st_ino))
-        except (OSError, ValueError):
-            stamps.append(None)
-    return tuple(stamps)
+def _stamps(settings: HttpSettings) -> Slot:
+    """What tells that something the settings name is another now."""
+    names = (
+        settings.ca_bundle or os.environ.get("SSL_CERT_FILE"), settings.client_cert,
+        settings.client_key, settings.client_key_passphrase, settings.proxy_credentials,
+    )  # fmt: skip
+    return tuple(None if name is None else _stamp(name) for name in names)
+
+
+def _stamp(name: str) -> object:
+    if name.startswith("env:"):
+        return hash(os.environ.get(name.removeprefix("env:")))
+    try:
+        found = Path(name.removeprefix("file:")).stat()
+    except (OSError, ValueError):
+        return None
+    if not stat.S_ISREG(found.st_mode):  # a FIFO is another after each reading, and read once only
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _trust(settings: HttpSettings) -> ssl.SSLContext:
@@ -320,7 +393,8 @@ def _system_context() -> ssl.SSLContext:
     each connection, and OpenSSL before 3.4 keeps every copy (truststore#212).
     """
     paths = ssl.get_default_verify_paths()
-    if sys.platform == "linux" and (paths.cafile or paths.capath):
+    has_any = paths.cafile or (paths.capath and any(Path(paths.capath).iterdir()))
+    if sys.platform == "linux" and has_any:
         return ssl.create_default_context()
     import truststore
 
@@ -338,9 +412,9 @@ def _default_bundle() -> tuple[str | None, str | None]:
     return certifi.where(), None
 
 
-def _identify(context: ssl.SSLContext, settings: HttpSettings, secrets: SecretResolver) -> None:
+def _identify(context: ssl.SSLContext, settings: HttpSettings) -> None:
     """Load the client certificate."""
-    passphrase = secrets.resolve(
+    passphrase = _secret(
         settings.client_key_passphrase, "the passphrase of the client certificate's key"
     )
     try:

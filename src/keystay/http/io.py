@@ -244,6 +244,7 @@ class LoopIOWithThreads:
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """See `IO`."""
+        await self._load(self._http.link)
         return await send_from_loop(self._http.client_for(request), request, self.deadline)
 
     async def sign(self, assertion: ClientAssertion, audience: str) -> tuple[str, str | None]:
@@ -271,6 +272,11 @@ class LoopIOWithThreads:
         """See `IO`."""
         return await event.wait_async(seconds)
 
+    async def _load(self, link: HttpLink[httpx.Client] | HttpLink[httpx.AsyncClient]) -> None:
+        # Reads certificates, and secrets that a person may have to type.
+        if not link.is_loaded:
+            await self.run(link.load)
+
     async def aclose(self) -> None:
         """Close the connection that the exchange has kept."""
         if self._http.private is not None:
@@ -293,6 +299,7 @@ class LoopIO(LoopIOWithThreads):
 
     async def send(self, request: HttpRequest) -> HttpResponse:
         """See `IO`."""
+        await self._load(self._asynchronous.link)
         return await send_async(self._asynchronous.client_for(request), request, self.deadline)
 
     async def aclose(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import SplitResult, urlsplit
 
 from keystay.errors import ConfigurationError, KeystayError
@@ -13,6 +14,8 @@ Origin = tuple[str, str, int]
 """Scheme, host in lower case, port."""
 
 DEFAULT_PORTS = {"https": 443, "http": 80}
+
+_PRINTABLE = re.compile(r"[!-~]+\Z")
 
 
 def require_secure(
@@ -90,7 +93,7 @@ def origin_of(url: str) -> Origin | None:
 
 def _split(url: str) -> SplitResult | None:
     """The parts of an absolute HTTP URL in printable ASCII, or None."""
-    if not isinstance(url, str) or not all("!" <= c <= "~" for c in url):
+    if not isinstance(url, str) or not _PRINTABLE.match(url):
         return None
     try:
         parts = urlsplit(url)

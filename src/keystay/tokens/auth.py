@@ -193,12 +193,12 @@ def _requests_class() -> Callable[[Bearer], requests.auth.AuthBase]:
                 self._bearer.reject(token)
                 if start is None:
                     return response
+                response.content  # noqa: B018 - read to its end, so that the connection is free
+                response.close()
                 again = response.request.copy()
                 if start >= 0:
                     again.body.seek(start)  # type: ignore[union-attr]
                 again.headers["Authorization"] = self._bearer.token().authorization
-                response.content  # noqa: B018 - read to its end, so that the connection is free
-                response.close()
                 answer = response.connection.send(again, **options)
                 answer.history.append(response)
                 answer.request = again
@@ -226,7 +226,7 @@ def refuse_call(argument: object) -> NoReturn:
     """
     library = type(argument).__module__.partition(".")[0]
     advice = {
-        "requests": "Give requests auth=client.requests_auth().",
+        "requests": "Give requests auth=client.requests_auth(), of a keystay.TokenClient.",
         "httpx": "Give httpx auth=client.auth(), called after httpx was imported.",
         "httpx2": "Give httpx2 auth=client.auth(), called after httpx2 was imported.",
     }

@@ -237,8 +237,8 @@ class TokenClient(_Client):
         """This client for asyncio and trio: one token and one renewal, shared by both.
 
         Args:
-            http: How to reach servers, or your own `httpx.AsyncClient`; default as this client
-                does. Needed where this client was given an `httpx.Client`.
+            http: How to reach servers, or your own `AsyncClient`; default as this client does.
+                Needed where this client was given a `Client`.
 
         Returns:
             A client whose `aclose()` closes what it opened itself; the signer stays this one's.
@@ -249,8 +249,8 @@ class TokenClient(_Client):
         if http is None:
             if not self._http.is_own:
                 raise ConfigurationError(
-                    "The token client uses your own httpx.Client, which cannot serve tasks.",
-                    hint="Hand an httpx.AsyncClient with the same settings to as_async(http=…).",
+                    "The token client uses your own HTTP client, which cannot serve tasks.",
+                    hint="Hand an AsyncClient with the same settings to as_async(http=…).",
                 )
             http = self._http.settings
         client = AsyncTokenClient.__new__(AsyncTokenClient)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from keystay.assertion import ClientAssertion
+from keystay.signer import Signer
 from keystay.smart.scopes import normalise
 from keystay.smart.urls import Origin, origin_of
 from keystay.token_stores.port import TokenOwner
 from keystay.tokens.cache import TokenCache
 from keystay.tokens.endpoint import DiscoveredEndpoint
 from keystay.tokens.events import TokenEvents
-from keystay.tokens.key_state.signers import SignerSource
 from keystay.tokens.request import TokenRequest
 from keystay.tokens.retry import Retry
 from keystay.tokens.server_clock import ServerClock
@@ -19,7 +19,6 @@ from keystay.tokens.shared import SharedToken
 
 if TYPE_CHECKING:
     from keystay.http.io import IO
-    from keystay.signer import Signer
     from keystay.smart.discovery import SmartConfiguration
     from keystay.token_stores.access_token import AccessToken
     from keystay.tokens.settings import Arguments
@@ -124,7 +123,7 @@ class ClientCore:
     def signer(self) -> Signer:
         """The signer of new assertions, as far as is known."""
         given = self.given_signer
-        return given.signer if isinstance(given, SignerSource) else given
+        return given if isinstance(given, Signer) else given.signer
 
     async def configuration(self, io: IO) -> SmartConfiguration:
         """The server's SMART configuration."""

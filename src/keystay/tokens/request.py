@@ -18,20 +18,20 @@ from keystay.http.messages import HttpRequest, HttpResponse
 from keystay.http.server_text import correlation_id
 from keystay.observers.dispatch import EVENTS_LOG
 from keystay.observers.events import TokenIssued
+from keystay.signer import Signer
 from keystay.smart.scopes import normalise
 from keystay.token_stores.access_token import AccessToken
 from keystay.tokens.events import RequestFacts
-from keystay.tokens.key_state.signers import SignerSource
 from keystay.tokens.refusal import refusal
 
 if TYPE_CHECKING:
     from keystay.assertion import ClientAssertion
     from keystay.concurrency.clock import Clock
     from keystay.http.io import IO
-    from keystay.signer import Signer
     from keystay.smart.scopes import ScopeStyle
     from keystay.tokens.endpoint import DiscoveredEndpoint
     from keystay.tokens.events import TokenEvents
+    from keystay.tokens.key_state.signers import SignerSource
     from keystay.tokens.server_clock import ServerClock
 
 __all__ = ["TokenRequest"]
@@ -75,10 +75,8 @@ class TokenRequest:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._assertion_for = assertion_for
-        self._rotating = signer if isinstance(signer, SignerSource) else None
-        self._assertion = assertion_for(
-            signer.signer if isinstance(signer, SignerSource) else signer
-        )
+        self._rotating = None if isinstance(signer, Signer) else signer
+        self._assertion = assertion_for(signer if isinstance(signer, Signer) else signer.signer)
         self._scope, self._style = scope, scope_style
         self._configured, self._discovered = token_endpoint, discovered
         self._server_clock, self._events, self._clock = server_clock, events, clock

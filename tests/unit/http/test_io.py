@@ -22,6 +22,8 @@ from tests.support.stepping import ManualClock
 if TYPE_CHECKING:
     import httpx
 
+pytestmark = pytest.mark.usefixtures("http_library")
+
 COLOUR = contextvars.ContextVar("colour", default="none")
 
 

@@ -8,7 +8,6 @@ import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import httpx
 import pytest
 
 import keystay
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from keystay.signer import Signer
     from tests.support.token_clients import MakeClient
 
-pytestmark = pytest.mark.usefixtures("no_environment")
+pytestmark = pytest.mark.usefixtures("no_environment", "http_library")
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
@@ -125,9 +124,11 @@ def checked_own_request(endpoint: RawServer) -> None:
     assert 4 == len(form)
 
 
-def test_own_client_adds_nothing(endpoint: RawServer, make_client: MakeClient) -> None:
-    """The caller's httpx.Client is used; its default auth, headers, cookies, params stay out."""
-    with httpx.Client(**OWN) as own:
+def test_own_client_adds_nothing(
+    endpoint: RawServer, make_client: MakeClient, http_library: Any
+) -> None:
+    """The caller's own client is used; its default auth, headers, cookies, params stay out."""
+    with http_library.Client(**OWN) as own:
         client = make_client(**settings_for(endpoint, http=own))
         client.token()
         checked_own_request(endpoint)
@@ -135,9 +136,11 @@ def test_own_client_adds_nothing(endpoint: RawServer, make_client: MakeClient) -
         assert not own.is_closed
 
 
-async def test_own_async_client_adds_nothing(endpoint: RawServer, pem_signer: Signer) -> None:
-    """The same for httpx.AsyncClient."""
-    async with httpx.AsyncClient(**OWN) as own:
+async def test_own_async_client_adds_nothing(
+    endpoint: RawServer, pem_signer: Signer, http_library: Any
+) -> None:
+    """The same for an asynchronous one."""
+    async with http_library.AsyncClient(**OWN) as own:
         settings = client_settings(pem_signer, **settings_for(endpoint))
         async with keystay.AsyncTokenClient(http=own, **settings) as client:
             await client.token()
@@ -188,11 +191,14 @@ def test_redirects_are_not_followed(
 
 
 def test_redirects_are_not_followed_by_ones_own_client(
-    registered: SmartTestServer, make_client: MakeClient
+    registered: SmartTestServer, make_client: MakeClient, http_library: Any
 ) -> None:
     """Not even when the caller's client follows redirects by default."""
     registered.script(registered.token_endpoint, [Reply.redirect("/target", status=307)])
-    with httpx.Client(follow_redirects=True) as own, pytest.raises(NetworkError, match="redirects"):
+    with (
+        http_library.Client(follow_redirects=True) as own,
+        pytest.raises(NetworkError, match="redirects"),
+    ):
         make_client(registered, http=own).token()
     assert not [event for event in registered.log.events if event.path == "/target"]
 

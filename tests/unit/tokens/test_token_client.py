@@ -275,16 +275,18 @@ class TestLife:
         with pytest.raises(ConfigurationError, match="closed"):
             await client.token()
 
-    async def test_closed_on_the_way(self, registered: SmartTestServer, pem_signer: Signer) -> None:
+    async def test_closed_on_the_way(
+        self, registered: SmartTestServer, pem_signer: Signer, http_library: Any
+    ) -> None:
         """Another thread closes it between our look and httpx's: the same words."""
 
-        class Closed(httpx.Client):
-            def send(self, *args: Any, **options: Any) -> httpx.Response:
+        class Closed(http_library.Client):  # type: ignore[misc]
+            def send(self, *args: Any, **options: Any) -> Any:
                 self.close()
                 return super().send(*args, **options)
 
-        class AsyncClosed(httpx.AsyncClient):
-            async def send(self, *args: Any, **options: Any) -> httpx.Response:
+        class AsyncClosed(http_library.AsyncClient):  # type: ignore[misc]
+            async def send(self, *args: Any, **options: Any) -> Any:
                 await self.aclose()
                 return await super().send(*args, **options)
 
@@ -303,15 +305,19 @@ class TestLife:
         assert "client-closed" == caught.value.code
 
     async def test_closed_stays_closed(
-        self, registered: SmartTestServer, pem_signer: Signer, monkeypatch: pytest.MonkeyPatch
+        self,
+        registered: SmartTestServer,
+        pem_signer: Signer,
+        monkeypatch: pytest.MonkeyPatch,
+        http_library: Any,
     ) -> None:
         """Also where a request on its way has opened the httpx client again."""
 
-        async def aclose(client: httpx.AsyncClient) -> None:
+        async def aclose(client: object) -> None:
             """Loses the race."""
 
-        monkeypatch.setattr(httpx.Client, "close", lambda client: None)
-        monkeypatch.setattr(httpx.AsyncClient, "aclose", aclose)
+        monkeypatch.setattr(http_library.Client, "close", lambda client: None)
+        monkeypatch.setattr(http_library.AsyncClient, "aclose", aclose)
         settings = client_settings(pem_signer, registered)
         client, tasks = keystay.TokenClient(**settings), keystay.AsyncTokenClient(**settings)
         client.close()
@@ -380,8 +386,12 @@ BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "signer-retries": ({"signer_retries": True}, ConfigurationError, "signer_retries: it is True"),
     "rate": ({"rate_limit": "5/0"}, ConfigurationError, "requests/seconds"),
     "correction": ({"clock_correction": "off"}, ConfigurationError, "'off'"),
-    "async-client": ({"http": httpx.AsyncClient()}, ConfigurationError, "http is a AsyncClient"),
-    "http-dict": ({"http": {"timeout": 5}}, ConfigurationError, "http is a dict"),
+    "async-client": (
+        {"http": httpx.AsyncClient()},
+        ConfigurationError,
+        r"class httpx\.AsyncClient",
+    ),
+    "http-dict": ({"http": {"timeout": 5}}, ConfigurationError, "class dict"),
     "misspelt": ({"scopes": "system/*.rs"}, TypeError, "Did you mean 'scope'"),
 }
 
@@ -406,11 +416,13 @@ def test_required_arguments(pem_signer: Signer, name: str) -> None:
         keystay.TokenClient(**settings)
 
 
-def test_sync_client_for_async(pem_signer: Signer) -> None:
-    """A synchronous httpx client cannot serve the asynchronous token client."""
+def test_sync_client_for_async(pem_signer: Signer, http_library: Any) -> None:
+    """A synchronous client cannot serve the asynchronous token client."""
     settings = client_settings(pem_signer, fhir_base_url="https://ehr.example.org/fhir")
-    with httpx.Client() as wrong, pytest.raises(ConfigurationError, match="AsyncClient"):
-        keystay.AsyncTokenClient(http=wrong, **settings)  # type: ignore[arg-type]
+    named = rf"class {http_library.__name__}\.Client"
+    with http_library.Client() as wrong, pytest.raises(ConfigurationError, match=named) as caught:
+        keystay.AsyncTokenClient(http=wrong, **settings)
+    assert "an httpx.AsyncClient, an httpx2.AsyncClient or HttpSettings" in str(caught.value.hint)
 
 
 class TestFromConfig:
@@ -497,21 +509,21 @@ class TestShared:
             shared.invalidate(first)
             assert await shared.token() is client.token() is not first
 
-    async def test_own_httpx_client(
-        self, registered: SmartTestServer, make_client: MakeClient
+    async def test_own_http_client(
+        self, registered: SmartTestServer, make_client: MakeClient, http_library: Any
     ) -> None:
-        """Beside a caller's own httpx.Client the asynchronous one has to be handed in too."""
-        with httpx.Client() as own:
+        """Beside a caller's own client the asynchronous one has to be handed in too."""
+        with http_library.Client() as own:
             client = make_client(registered, http=own)
-            with pytest.raises(ConfigurationError, match=r"your own httpx\.Client") as caught:
+            with pytest.raises(ConfigurationError, match="your own HTTP client") as caught:
                 client.as_async()
             assert "as_async(http=" in str(caught.value.hint)
-            async with httpx.AsyncClient() as theirs:
+            async with http_library.AsyncClient() as theirs:
                 assert await client.as_async(http=theirs).token() is client.token()
 
 
 def test_environment_proxy_that_cannot_be_used(
-    pem_signer: Signer, monkeypatch: pytest.MonkeyPatch
+    pem_signer: Signer, monkeypatch: pytest.MonkeyPatch, http_library: Any
 ) -> None:
     """A proxy variable httpx cannot use is our error, without what the variable holds."""
     settings = client_settings(pem_signer, fhir_base_url="https://ehr.example.org/fhir")

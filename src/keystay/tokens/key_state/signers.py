@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from keystay.concurrency.clock import Deadline
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = ["SignerSource"]
 
 
-@runtime_checkable
 class SignerSource(Protocol):
     """Gives the signer to use now; `RotatingSigner` is the one that rotates."""
 
