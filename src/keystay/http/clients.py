@@ -307,6 +307,9 @@ class _Clients:
 
     def _proxy(self, settings: HttpSettings, environment: Slot) -> object:
         url = settings.proxy or ""
+        # The proxy's own certificate, where it has one, is trusted as the servers' are.
+        is_https = url.lower().startswith("https:")
+        tls = self._context(settings, environment, identified=False) if is_https else None
         credentials = _secret(settings.proxy_credentials, "the proxy's user:password")
         auth = None
         if credentials is not None:
@@ -319,9 +322,6 @@ class _Clients:
                 )
             user, _, password = credentials.reveal().partition(":")
             auth = (user, password)
-        # The proxy's own certificate, where it has one, is trusted as the servers' are.
-        is_https = url.lower().startswith("https:")
-        tls = self._context(settings, environment, identified=False) if is_https else None
         return own_library().Proxy(url, ssl_context=tls, auth=auth)
 
     def _reset(self) -> None:

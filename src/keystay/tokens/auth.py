@@ -212,7 +212,7 @@ def _requests_class() -> Callable[[Bearer], requests.auth.AuthBase]:
             url = request.url or ""
             origin, parsed = origin_of(url), parse_url(url)
             host = (parsed.host or "").strip("[]").lower()
-            port = parsed.port or DEFAULT_PORTS.get(parsed.scheme or "")
+            port = _port(parsed.port, parsed.scheme or "")
             return origin == (parsed.scheme, host, port) and self._bearer.may_go_to(origin)
 
     return RequestsAuth
@@ -243,7 +243,11 @@ def refuse_call(argument: object) -> NoReturn:
 
 def _origin(url: httpx.URL) -> Origin:
     host = url.raw_host.decode("ascii")
-    return url.scheme, host, url.port or DEFAULT_PORTS.get(url.scheme, 0)
+    return url.scheme, host, _port(url.port, url.scheme)
+
+
+def _port(port: int | None, scheme: str) -> int:
+    return DEFAULT_PORTS.get(scheme, 0) if port is None else port
 
 
 def _is_rejected(token: AccessToken, response: httpx.Response | requests.Response) -> bool:
@@ -261,6 +265,8 @@ def _position(body: object) -> int | None:
     if body is None or isinstance(body, str | bytes | bytearray):
         return -1
     try:
+        if hasattr(body, "seekable") and not body.seekable():
+            return None
         return int(body.tell()) if hasattr(body, "seek") else None  # type: ignore[attr-defined]
     except (AttributeError, OSError):
         return None

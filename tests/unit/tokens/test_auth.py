@@ -54,6 +54,7 @@ ORIGINS = {
     "host-in-query": ("https://evil.example?https://ehr.example.org/", False),
     "host-in-fragment": ("https://evil.example#@ehr.example.org/", False),
     "loopback": ("http://127.0.0.1/x", False),
+    "port-zero": ("https://ehr.example.org:0/x", False),
     "dots-in-path": ("https://ehr.example.org/fhir/../../x", True),
     "upper-case-user": ("https://EHR.example.org@evil.example/x", False),
     "full-width-dot": ("https://ehr.example.org\uff0eevil.example/x", False),
