@@ -11,6 +11,8 @@ NAMES = (
     "pem",
     "header",
     "imports",
+    "clients",
+    "coldstart",
     "hops",
     "processes",
     "renewals",
