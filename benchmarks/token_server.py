@@ -2,7 +2,7 @@
 
 Run as `python -m benchmarks.token_server SECONDS`; it prints its origin. `POST /token` is answered
 after so long; `GET /count` with the number of such requests so far; `GET /lifetime/N` sets what
-`expires_in` will say.
+`expires_in` will say; `GET …/.well-known/smart-configuration` names the token endpoint.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ class _Endpoint:
                     "scope": "system/*.rs",
                 }
             )
+        elif path.endswith("/.well-known/smart-configuration"):
+            host = writer.get_extra_info("sockname")
+            body = json.dumps({"token_endpoint": f"http://{host[0]}:{host[1]}/token"})
         elif path.startswith("/lifetime/"):
             self.lifetime = int(path.rpartition("/")[2])
             body = "set"
