@@ -87,6 +87,7 @@ def make_stage(directory: Path, port: int = 0) -> Stage:
             "KEYSTAY_DOCS_PORT": str(port),
             "SOFTHSM2_CONF": str(directory / "softhsm2.conf"),
             "SSL_CERT_FILE": str(directory / "ca.pem"),
+            "REQUESTS_CA_BUNDLE": str(directory / "ca.pem"),
             "NO_COLOR": "1",
             "COLUMNS": "100",
         },

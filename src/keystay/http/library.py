@@ -1,7 +1,7 @@
 """httpx or its maintained successor httpx2: which of them sends, and what both call the same.
 
 Their public names are nearly equal and their classes unrelated. In types, keystay writes httpx's
-where it means either's (docs/adr/0018-httpx-and-httpx2.md).
+where it means either's (docs/adr/0019-httpx-and-httpx2.md).
 """
 
 from __future__ import annotations

@@ -159,7 +159,7 @@ def requests_auth(bearer: Bearer) -> requests.auth.AuthBase:
     except ImportError as error:
         raise ConfigurationError(
             "The package requests is not installed.",
-            hint="Install requests; or use client.auth() with httpx or httpx2.",
+            hint="pip install 'keystay[requests]'; or use client.auth() with httpx or httpx2.",
             code="requests-missing",
         ) from error
 

@@ -148,7 +148,6 @@ def test_every_key(tmp_path: Path) -> None:
         proxy="http://proxy.example.org:3128",
         proxy_credentials=f"file:{tmp_path / 'proxy-login'}",
         timeout=7.0,
-        trust="system",
         user_agent="etl/1",
         client_cert=str(tmp_path / "tls.pem"),
         client_key="/abs/tls.key",
