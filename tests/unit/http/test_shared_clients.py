@@ -430,7 +430,7 @@ class TestLoops:
 
         async def give_up() -> None:
             task = asyncio.create_task(client.request_token())
-            while not registered.log.of("scripted"):
+            while not registered.log.of("scripted"):  # noqa: ASYNC110 - told by the server
                 await asyncio.sleep(0.01)
             task.cancel()
             await task

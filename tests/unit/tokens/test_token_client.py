@@ -234,7 +234,7 @@ class TestAsync:
         async with keystay.AsyncTokenClient(timeout=90, **settings) as client:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(client.token)
-                while not registered.log.of("scripted"):
+                while not registered.log.of("scripted"):  # noqa: ASYNC110 - told by the server
                     await anyio.sleep(0.01)
                 tasks.cancel_scope.cancel()
             with anyio.fail_after(30):
