@@ -507,13 +507,8 @@ class Signer:
         deadline: Deadline,
         stamp: Callable[[], bytes] | None,
     ) -> Signed:
-        if stamp is None:
-            message, request = b"", SignRequest(algorithm, None, digest, deadline)
-        else:
-            message = stamp()
-            if (hashed := algorithm.hash) is not None:
-                digest = hashed(message).digest()
-            request = SignRequest(algorithm, message, digest, deadline)
+        message = b"" if stamp is None else stamp()
+        request = SignRequest(algorithm, None if stamp is None else message, deadline, digest)
         result = key.sign(request)
         return message, self._checked(result, request), result.request_id
 
@@ -523,10 +518,7 @@ class Signer:
         self._verification.check_key(result)
         if result.session not in self._judged:
             self._judge(result.session, request)
-        if self._description.signs_here:
-            return self._verification.accept(result, request)
-        with hold_off_forks(request.deadline):
-            return self._verification.accept(result, request)
+        return self._verification.accept(result, request)
 
     def _judge(self, session: int, request: SignRequest) -> None:
         """After a reconnection: what answers now has to be what the policy demands, too."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from keystay import jwk, signatures
 from keystay.algorithms import ALGORITHMS
+from keystay.concurrency.forks import hold_off_forks
 from keystay.errors import ConfigurationError, KeyChangedError, SignatureInvalidError
 
 if TYPE_CHECKING:
@@ -104,10 +105,11 @@ class Verification:
         return value
 
     def _verify(self, request: SignRequest, value: bytes) -> None:
-        signatures.verify(
-            self._description.public_key,
-            request.algorithm,
-            request.message,
-            value,
-            digest=request.digest,
-        )
+        with hold_off_forks(request.deadline):  # for OpenSSL's own locks
+            signatures.verify(
+                self._description.public_key,
+                request.algorithm,
+                request.message,
+                value,
+                digest=request.digest,
+            )

@@ -94,7 +94,7 @@ INSIDE_A_LEASE = (
 from keystay.backends import Deadline, SignRequest
 from keystay.algorithms import get
 signer = keystay.open_signer(sys.argv[1])
-request = SignRequest.of(get("ES256"), b"message", Deadline.after(30))
+request = SignRequest(get("ES256"), b"message", Deadline.after(30))
 with signer._key.lease(request.deadline) as key:
     key.sign(request)
     child = fork(lambda: (key.sign(request), check(signer, b"child")))

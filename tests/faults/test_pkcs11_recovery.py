@@ -107,7 +107,7 @@ def test_key_found_again_counts_as_new(shimmed: ShimmedToken) -> None:
         with keystay.open_signer(sys.argv[1], verify="first") as signer:
             key, algorithm = signer._key, get("ES256")
             def numbers():
-                request = SignRequest(algorithm, b"x", algorithm.digest(b"x"), Deadline.after(5))
+                request = SignRequest(algorithm, b"x", Deadline.after(5))
                 with key.lease(request.deadline) as one, key.lease(request.deadline) as two:
                     return {{one.sign(request).session, two.sign(request).session}}
             before = numbers()

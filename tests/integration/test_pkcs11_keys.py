@@ -134,13 +134,13 @@ def test_digest_only(softhsm: SoftHSM, keys: dict[str, PublicKeyTypes], name: st
     try:
         digest = algorithm.digest(b"message")
         deadline = Deadline.after(5)
-        made = key.sign(SignRequest(algorithm, None, digest, deadline))
+        made = key.sign(SignRequest(algorithm, None, deadline, digest))
         check(keys[name], algorithm.name, b"message", made.value)
         assert ("raw", key.describe().key_id) == (made.encoding, made.key_id)
         with pytest.raises(SignatureInvalidError, match="1000 bytes"):
-            key.sign(SignRequest(algorithm, None, bytes(1000), deadline))
+            key.sign(SignRequest(algorithm, None, deadline, bytes(1000)))
         with pytest.raises(AlgorithmError, match="cannot sign with EdDSA"):
-            key.sign(SignRequest(get("EdDSA"), b"message", None, deadline))
+            key.sign(SignRequest(get("EdDSA"), b"message", deadline))
     finally:
         key.close()
 
@@ -155,7 +155,7 @@ def test_lease(softhsm: SoftHSM, keys: dict[str, PublicKeyTypes]) -> None:
     """A lease holds one session; another lease meanwhile holds another."""
     key = open_key(softhsm, "kind-P-384")
     try:
-        request = SignRequest.of(get("ES384"), b"message", Deadline.after(5))
+        request = SignRequest(get("ES384"), b"message", Deadline.after(5))
         with key.lease(request.deadline) as one, key.lease(request.deadline) as two:
             first, second, third = one.sign(request), two.sign(request), one.sign(request)
         assert first.session == third.session != second.session
@@ -223,7 +223,7 @@ def test_depth(
         patched.setattr(module.cryptoki, "sign", note_sign)
         patched.setattr(module, "computes_here", in_process)
         patched.setattr(module.workers, "call_with_deadline", note_hop)
-        key.sign(SignRequest.of(get("ES384"), b"message", Deadline.after(5)))
+        key.sign(SignRequest(get("ES384"), b"message", Deadline.after(5)))
     key.close()
 
     assert "_inside" in passed

@@ -234,7 +234,7 @@ class TestVerified:
                 from keystay.backends import SignRequest
 
                 return super().sign(
-                    SignRequest.of(request.algorithm, request.digest, request.deadline)
+                    SignRequest(request.algorithm, request.digest, request.deadline)
                 )
 
         with pytest.raises(SignatureInvalidError, match="does not verify"):

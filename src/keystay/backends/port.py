@@ -52,19 +52,21 @@ class SignRequest(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         algorithm: The JWS algorithm.
         message: The bytes to be signed, or None when the caller only has the digest.
-        digest: Their hash by `algorithm`; None for EdDSA, which signs the message itself.
         deadline: When to give up.
+        given_digest: The digest, where the caller has only that.
     """
 
     algorithm: Algorithm
     message: bytes | None
-    digest: bytes | None
     deadline: Deadline
+    given_digest: bytes | None = None
 
-    @classmethod
-    def of(cls, algorithm: Algorithm, message: bytes, deadline: Deadline) -> SignRequest:
-        """The request to sign a message."""
-        return cls(algorithm, message, algorithm.digest(message), deadline)
+    @property
+    def digest(self) -> bytes | None:
+        """The message's hash by `algorithm`; None for EdDSA, which signs the message itself."""
+        if self.message is None:
+            return self.given_digest
+        return self.algorithm.digest(self.message)
 
     def __repr__(self) -> str:
         return f"<SignRequest {self.algorithm.name}>"

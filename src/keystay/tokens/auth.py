@@ -63,6 +63,11 @@ class Bearer:
         cached: Callable[[], AccessToken | None],
     ) -> None:
         self._origins, self._token = origins, token
+        # As httpx has the parts of a URL: a default port is None.
+        self.httpx_origins = frozenset(
+            (scheme, host.encode(), None if port == DEFAULT_PORTS[scheme] else port)
+            for scheme, host, port in origins
+        )
         self.token_async, self.reject, self.cached = token_async, reject, cached
 
     def token(self) -> AccessToken:
@@ -118,10 +123,11 @@ class _Flows:
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """For `Client`."""
         bearer = self._bearer
-        if not bearer.may_go_to(_origin(request.url)):
+        url = request.url
+        if (url.scheme, url.raw_host, url.port) not in bearer.httpx_origins:
             yield request
             return
-        token = bearer.token()
+        token = bearer.cached() or bearer.token()
         request.headers["Authorization"] = token.authorization
         response = yield request
         if _is_rejected(token, response):
@@ -135,7 +141,8 @@ class _Flows:
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """For `AsyncClient`."""
         bearer = self._bearer
-        if not bearer.may_go_to(_origin(request.url)):
+        url = request.url
+        if (url.scheme, url.raw_host, url.port) not in bearer.httpx_origins:
             yield request
             return
         token = bearer.cached() or await bearer.token_async()
@@ -212,7 +219,7 @@ def _requests_class() -> Callable[[Bearer], requests.auth.AuthBase]:
             url = request.url or ""
             origin, parsed = origin_of(url), parse_url(url)
             host = (parsed.host or "").strip("[]").lower()
-            port = _port(parsed.port, parsed.scheme or "")
+            port = parsed.port or DEFAULT_PORTS.get(parsed.scheme or "")
             return origin == (parsed.scheme, host, port) and self._bearer.may_go_to(origin)
 
     return RequestsAuth
@@ -241,19 +248,11 @@ def refuse_call(argument: object) -> NoReturn:
     )
 
 
-def _origin(url: httpx.URL) -> Origin:
-    host = url.raw_host.decode("ascii")
-    return url.scheme, host, _port(url.port, url.scheme)
-
-
-def _port(port: int | None, scheme: str) -> int:
-    return DEFAULT_PORTS.get(scheme, 0) if port is None else port
-
-
 def _is_rejected(token: AccessToken, response: httpx.Response | requests.Response) -> bool:
     """Whether a request that bore the token got a 401: after a redirect elsewhere it does not."""
-    sent = response.request.headers.get("Authorization")
-    return response.status_code == _UNAUTHORIZED and sent == token.authorization
+    if response.status_code != _UNAUTHORIZED:
+        return False
+    return bool(response.request.headers.get("Authorization") == token.authorization)
 
 
 def _is_repeatable(request: httpx.Request) -> bool:

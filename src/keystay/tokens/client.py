@@ -76,7 +76,7 @@ class _Client:
     def _start(self, core: ClientCore, given: Arguments) -> None:
         self._core, self._cache = core, core.cache
         self._timeout, self._clock, self._own_signer = given.timeout, given.clock, given.own_signer
-        self._given = given
+        self._given, self._now = given, given.clock.now
 
     @property
     def fhir_base_url(self) -> str:
@@ -210,7 +210,7 @@ class TokenClient(_Client):
     def authorization(self) -> str:
         """The value of an Authorization header with a valid token: `Bearer …`."""
         cache = self._cache
-        if self._clock.now() < cache.refresh_after:
+        if self._now() < cache.refresh_after:
             return cache.header
         return self.token().authorization
 
@@ -337,7 +337,7 @@ class AsyncTokenClient(_Client):
     async def authorization(self) -> str:
         """As `TokenClient.authorization`."""
         cache = self._cache
-        if self._clock.now() < cache.refresh_after:
+        if self._now() < cache.refresh_after:
             return cache.header
         return (await self.token()).authorization
 

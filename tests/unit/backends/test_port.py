@@ -41,7 +41,7 @@ def test_deadline_in_the_past(seconds: float) -> None:
 
 def test_bytes_are_not_shown() -> None:
     """Neither a request nor a signature nor a context shows its content."""
-    request = SignRequest.of(algorithms.get("ES384"), b"the-message", Deadline.after(1))
+    request = SignRequest(algorithms.get("ES384"), b"the-message", Deadline.after(1))
     signature = BackendSignature(b"the-signature", "raw", "key-1")
     context = BackendContext(settings={"pin_source": "the-pin"})
     shown = f"{request!r} {signature!r} {signature} {context!r}"
@@ -53,10 +53,10 @@ def test_digest_of_a_request() -> None:
     deadline = Deadline.after(1)
     es384, eddsa = algorithms.get("ES384"), algorithms.get("EdDSA")
     expected = es384.digest(b"message")
-    assert expected == SignRequest.of(es384, b"message", deadline).digest
-    assert b"given" == SignRequest(es384, None, b"given", deadline).digest
-    assert None is SignRequest.of(eddsa, b"message", deadline).digest
-    assert None is SignRequest(es384, None, None, deadline).digest
+    assert expected == SignRequest(es384, b"message", deadline).digest
+    assert b"given" == SignRequest(es384, None, deadline, b"given").digest
+    assert None is SignRequest(eddsa, b"message", deadline).digest
+    assert None is SignRequest(es384, None, deadline).digest
 
 
 def test_protocols_tell_capabilities() -> None:

@@ -142,7 +142,7 @@ class LifetimeTests(ContractBase):
         with pytest.raises(SignerClosedError):
             signer.sign(MESSAGE)
         with pytest.raises(KeystayError):
-            key.sign(SignRequest.of(ALGORITHMS[signer.algorithm], MESSAGE, self._deadline()))
+            key.sign(SignRequest(ALGORITHMS[signer.algorithm], MESSAGE, self._deadline()))
 
     def test_close_is_idempotent(self, signer: Signer) -> None:
         """Closing twice is closing once, for the signer and for the backend's key."""

@@ -29,7 +29,7 @@ class SecrecyTests(ContractBase):
     def test_no_secret_in_repr(self, signer: Signer, secrets: Sequence[str]) -> None:
         """Neither the signer nor anything of the backend shows one, nor is it pickled."""
         hidden, key = self._hidden(secrets), port_key(signer)
-        result = key.sign(SignRequest.of(ALGORITHMS[signer.algorithm], MESSAGE, self._deadline()))
+        result = key.sign(SignRequest(ALGORITHMS[signer.algorithm], MESSAGE, self._deadline()))
         for thing in (signer, key, key.describe(), signer.custody, result):
             _check_shown(f"{thing!r} {thing!s} {thing}", hidden, f"a {type(thing).__name__}")
         with pytest.raises(TypeError):
@@ -53,7 +53,7 @@ class SecrecyTests(ContractBase):
         algorithm = ALGORITHMS[signer.algorithm]
 
         def fail_to_sign() -> None:
-            key.sign(SignRequest(algorithm, None, b"no digest", self._deadline()))
+            key.sign(SignRequest(algorithm, None, self._deadline(), b"no digest"))
             raise AssertionError
 
         def fail_to_open() -> None:
@@ -64,7 +64,7 @@ class SecrecyTests(ContractBase):
 
         def fail_closed() -> None:
             signer.close()
-            key.sign(SignRequest.of(algorithm, MESSAGE, self._deadline()))
+            key.sign(SignRequest(algorithm, MESSAGE, self._deadline()))
 
         for attempt in (fail_to_sign, fail_to_open, fail_in_time, fail_closed):
             try:

@@ -97,7 +97,7 @@ class SignatureTests(ContractBase):
     def test_encoding_is_as_declared(self, signer: Signer) -> None:
         """What the backend returns has the encoding it names, and its own key id."""
         key, algorithm = port_key(signer), ALGORITHMS[signer.algorithm]
-        result = key.sign(SignRequest.of(algorithm, MESSAGE, self._deadline()))
+        result = key.sign(SignRequest(algorithm, MESSAGE, self._deadline()))
         assert result.key_id == key.describe().key_id
         assert result.encoding in ("raw", "der")
         value = result.value
@@ -117,7 +117,7 @@ class SignatureTests(ContractBase):
         for size in (0, algorithm.digest_size - 1, algorithm.digest_size + 1, 1000):
             with pytest.raises(AlgorithmError):
                 signer.sign_digest(bytes(size))
-            request = SignRequest(algorithm, None, bytes(size), self._deadline())
+            request = SignRequest(algorithm, None, self._deadline(), bytes(size))
             try:
                 port_key(signer).sign(request)
             except Exception:  # noqa: BLE001, S112  (whatever the library underneath says)

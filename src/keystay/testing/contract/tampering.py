@@ -47,7 +47,7 @@ class TamperedKey:
 def _other_message(key: BackendKey, request: SignRequest) -> BackendSignature:
     """Of a device that hashes what was hashed."""
     message = request.digest or b"another message"
-    return key.sign(SignRequest.of(request.algorithm, message, request.deadline))
+    return key.sign(SignRequest(request.algorithm, message, request.deadline))
 
 
 def _flipped(key: BackendKey, request: SignRequest) -> BackendSignature:

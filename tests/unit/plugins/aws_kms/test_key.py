@@ -66,9 +66,7 @@ def opened(fake: FakeKms, name: str = "alias/epic") -> KmsKey:
 def request(
     algorithm: str, message: bytes | None = b"message", digest: bytes | None = None
 ) -> SignRequest:
-    if message is not None and digest is None:
-        digest = get(algorithm).digest(message)
-    return SignRequest(get(algorithm), message, digest, Deadline.after(5))
+    return SignRequest(get(algorithm), message, Deadline.after(5), digest)
 
 
 @pytest.mark.parametrize("name", ["alias/epic", ARN, ARN[-36:]])

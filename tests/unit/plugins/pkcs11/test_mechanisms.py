@@ -46,9 +46,7 @@ PSS_PARAMETERS = {"256": (0x250, 2, 32), "384": (0x260, 3, 48), "512": (0x270, 4
 def request(name: str, message: bytes | None = MESSAGE, digest: bytes | None = None) -> SignRequest:
     """A request to sign."""
     algorithm = get(name)
-    if message is not None and digest is None:
-        digest = algorithm.digest(message)
-    return SignRequest(algorithm, message, digest, Deadline.after(1))
+    return SignRequest(algorithm, message, Deadline.after(1), digest)
 
 
 @pytest.mark.parametrize(("name", "expected"), PREHASHED.items(), ids=PREHASHED)
