@@ -40,7 +40,7 @@ prove-custody: setup-dev ## look for the private key in a client's memory (ARGS=
 
 .PHONY: soak
 soak: setup-dev ## ten minutes of renewals, as many as in months: no expired token, flat memory
-	KEYSTAY_SOAK_SECONDS=$${KEYSTAY_SOAK_SECONDS:-600} $(IN_VENV) \
+	KEYSTAY_TEST_SOAK_SECONDS=$${KEYSTAY_TEST_SOAK_SECONDS:-600} $(IN_VENV) \
 		python -m pytest -m long tests/faults/test_soak.py -s $(ARGS)
 
 .PHONY: setup

@@ -2,14 +2,14 @@
 
 | variable               | means                                                               |
 |------------------------|---------------------------------------------------------------------|
-| `KEYSTAY_MODULE`       | absolute path of the module                                         |
-| `KEYSTAY_TOKEN`        | the token's label                                                   |
-| `KEYSTAY_PIN_FILE`     | a file with its PIN, mode 0600                                      |
-| `KEYSTAY_KEY_TYPES`    | types of keys, separated by commas                                  |
-| `KEYSTAY_CANNOT`       | JSON: what the module cannot do, and why                            |
-| `KEYSTAY_LOCATION`     | where its keys are, if that is known                                |
-| `KEYSTAY_INIT_ARGS`    | what C_Initialize is given in pReserved, if anything                |
-| `KEYSTAY_LABEL`        | prefix of the keys' labels; those that are missing are generated    |
+| `KEYSTAY_TEST_MODULE`       | absolute path of the module                                         |
+| `KEYSTAY_TEST_TOKEN`        | the token's label                                                   |
+| `KEYSTAY_TEST_PIN_FILE`     | a file with its PIN, mode 0600                                      |
+| `KEYSTAY_TEST_KEY_TYPES`    | types of keys, separated by commas                                  |
+| `KEYSTAY_TEST_CANNOT`       | JSON: what the module cannot do, and why                            |
+| `KEYSTAY_TEST_LOCATION`     | where its keys are, if that is known                                |
+| `KEYSTAY_TEST_INIT_ARGS`    | what C_Initialize is given in pReserved, if anything                |
+| `KEYSTAY_TEST_LABEL`        | prefix of the keys' labels; those that are missing are generated    |
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
     from keystay.testing.signer_contract import OpenSigner
 
 ENV = os.environ
-PIN = Path(ENV["KEYSTAY_PIN_FILE"]).read_text().strip()
-LABEL = ENV.get("KEYSTAY_LABEL", "contract")
-INIT_ARGS = ENV.get("KEYSTAY_INIT_ARGS")
+PIN = Path(ENV["KEYSTAY_TEST_PIN_FILE"]).read_text().strip()
+LABEL = ENV.get("KEYSTAY_TEST_LABEL", "contract")
+INIT_ARGS = ENV.get("KEYSTAY_TEST_INIT_ARGS")
 SETTINGS: dict[str, object] = {"init_args": INIT_ARGS} if INIT_ARGS else {}
 KINDS = {"P-256": "EC:secp256r1", "P-384": "EC:secp384r1", "P-521": "EC:secp521r1"}
 
 
 def uri(key_type: str) -> str:
     return (
-        f"pkcs11:token={ENV['KEYSTAY_TOKEN']};object={LABEL}-{key_type}"
-        f"?module-path={ENV['KEYSTAY_MODULE']}&pin-source=file:{ENV['KEYSTAY_PIN_FILE']}"
+        f"pkcs11:token={ENV['KEYSTAY_TEST_TOKEN']};object={LABEL}-{key_type}"
+        f"?module-path={ENV['KEYSTAY_TEST_MODULE']}&pin-source=file:{ENV['KEYSTAY_TEST_PIN_FILE']}"
     )
 
 
@@ -60,8 +60,8 @@ def generate(key_type: str, number: int) -> None:
     kind = KINDS.get(key_type) or key_type.lower().replace("-", ":")
     subprocess.run(
         [
-            "pkcs11-tool", "--module", ENV["KEYSTAY_MODULE"],
-            "--token-label", ENV["KEYSTAY_TOKEN"], "--login", "--pin", "env:KEYSTAY_TEST_PIN",
+            "pkcs11-tool", "--module", ENV["KEYSTAY_TEST_MODULE"],
+            "--token-label", ENV["KEYSTAY_TEST_TOKEN"], "--login", "--pin", "env:KEYSTAY_TEST_PIN",
             "--keypairgen", "--key-type", kind, "--label", f"{LABEL}-{key_type}",
             "--id", f"{number:02x}", "--usage-sign",
         ],
@@ -78,14 +78,14 @@ def generated() -> None:
 
 
 class TestModule(MechanismTable, SignerContract):
-    keys = tuple(ENV["KEYSTAY_KEY_TYPES"].split(","))
+    keys = tuple(ENV["KEYSTAY_TEST_KEY_TYPES"].split(","))
     cannot: ClassVar = {
         "swap": "shown on SoftHSM: tests/contract/test_pkcs11.py",
-        **json.loads(ENV.get("KEYSTAY_CANNOT", "{}")),
+        **json.loads(ENV.get("KEYSTAY_TEST_CANNOT", "{}")),
     }
-    expected_location: ClassVar[Any] = ENV.get("KEYSTAY_LOCATION")
-    ecdsa_signatures = int(ENV.get("KEYSTAY_ECDSA", "500"))
-    soak_signatures = int(ENV.get("KEYSTAY_SOAK", "10"))
+    expected_location: ClassVar[Any] = ENV.get("KEYSTAY_TEST_LOCATION")
+    ecdsa_signatures = int(ENV.get("KEYSTAY_TEST_ECDSA", "500"))
+    soak_signatures = int(ENV.get("KEYSTAY_TEST_SOAK", "10"))
 
     @pytest.fixture
     def secrets(self) -> list[str]:

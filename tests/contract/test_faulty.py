@@ -31,7 +31,7 @@ def run_contract(fault: str, directory: Path) -> tuple[set[str], set[str]]:
             "-c", directory / "pytest.ini", "--rootdir", HERE, "--confcutdir", HERE,
             f"--junit-xml={report}", HERE / "case.py",
         ],
-        env={**os.environ, "KEYSTAY_FAULT": fault, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "KEYSTAY_TEST_FAULT": fault, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=110,

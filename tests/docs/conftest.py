@@ -84,7 +84,7 @@ def make_stage(directory: Path, port: int = 0) -> Stage:
             "HOME": str(directory),
             "PATH": f"{binaries}:/usr/local/bin:/usr/bin:/bin",
             "PYTHONPATH": str(HERE / "stage"),
-            "KEYSTAY_DOCS_PORT": str(port),
+            "KEYSTAY_TEST_DOCS_PORT": str(port),
             "SOFTHSM2_CONF": str(directory / "softhsm2.conf"),
             "SSL_CERT_FILE": str(directory / "ca.pem"),
             "REQUESTS_CA_BUNDLE": str(directory / "ca.pem"),

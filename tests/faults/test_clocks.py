@@ -116,7 +116,7 @@ def test_clock_that_is_set(
         import mmap, struct
         client = make(token_endpoint=sys.argv[2])
         token = client.token()
-        with open(os.environ["KEYSTAY_CLOCK_OFFSETS"], "r+b") as file:
+        with open(os.environ["KEYSTAY_TEST_CLOCK_OFFSETS"], "r+b") as file:
             with mmap.mmap(file.fileno(), 16) as offsets:
                 offsets[:16] = struct.pack("dd", float(sys.argv[4]), 0.0)
         print(client.token() is token, round(token.expires_in, -1))
@@ -139,7 +139,7 @@ def test_laptop_that_sleeps(
         client = make()
         token = client.token()
         seconds = float(sys.argv[4])
-        with open(os.environ["KEYSTAY_CLOCK_OFFSETS"], "r+b") as file:
+        with open(os.environ["KEYSTAY_TEST_CLOCK_OFFSETS"], "r+b") as file:
             with mmap.mmap(file.fileno(), 16) as offsets:
                 offsets[:16] = struct.pack("dd", seconds, seconds)
         print(token.expired, client.authorization() == token.authorization)

@@ -1,6 +1,6 @@
 """Months beside a server, compressed: many clients, tokens of two seconds, threads and tasks.
 
-A minute in CI; `make soak` runs ten. KEYSTAY_SOAK_SECONDS sets another length.
+A minute in CI; `make soak` runs ten. KEYSTAY_TEST_SOAK_SECONDS sets another length.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.usefixtures("no_environment"), pytest.mark.long]
 
-SECONDS = float(os.environ.get("KEYSTAY_SOAK_SECONDS", "60"))
+SECONDS = float(os.environ.get("KEYSTAY_TEST_SOAK_SECONDS", "60"))
 CLIENTS = 60
 PROGRAM = """
 import asyncio, contextlib, gc, json, random

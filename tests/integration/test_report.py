@@ -183,7 +183,7 @@ def test_config_by_hand(pem_file: Path) -> None:
 
 @pytest.mark.long
 def test_in_a_browser(folder: Path, tmp_path: Path) -> None:
-    """Headless Chromium lays it out and prints it; KEYSTAY_SCREENSHOT=1 keeps the picture."""
+    """Headless Chromium lays it out and prints it; KEYSTAY_TEST_SCREENSHOT=1 keeps the picture."""
     run(folder, "report", "--format", "html", "--out", "report.html")
     verify((folder / "report.html").read_bytes())
     # In the picture, paths as they are in production.
@@ -217,7 +217,7 @@ def test_in_a_browser(folder: Path, tmp_path: Path) -> None:
     assert len(png) > 50_000, "an empty page"
     # The overview, a page for each client, and the software.
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", pdf)) <= 10
-    if os.environ.get("KEYSTAY_SCREENSHOT"):
+    if os.environ.get("KEYSTAY_TEST_SCREENSHOT"):
         SCREENSHOT.parent.mkdir(exist_ok=True)
         shutil.copy(tmp_path / "report.png", SCREENSHOT)
 

@@ -1,6 +1,6 @@
 /*
  * Loaded with LD_PRELOAD, moves the clocks of one process: two doubles in the file that
- * KEYSTAY_CLOCK_OFFSETS names are the seconds added to the wall clock, and to the clock that goes
+ * KEYSTAY_TEST_CLOCK_OFFSETS names are the seconds added to the wall clock, and to the clock that goes
  * on while the machine sleeps. The monotonic clock, and so every wait, stays as it is.
  *
  * A step of the wall clock moves the first; a sleep moves both.
@@ -19,7 +19,7 @@ static volatile double *offsets;
 
 __attribute__((constructor)) static void map_offsets(void)
 {
-	const char *path = getenv("KEYSTAY_CLOCK_OFFSETS");
+	const char *path = getenv("KEYSTAY_TEST_CLOCK_OFFSETS");
 	int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 	if (file < 0)
 		return;

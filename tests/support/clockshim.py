@@ -37,7 +37,7 @@ class ClockShim:
     def __init__(self, library: Path, path: Path) -> None:
         path.write_bytes(struct.pack("dd", 0.0, 0.0))
         self._path = path
-        self.env = {"LD_PRELOAD": str(library), "KEYSTAY_CLOCK_OFFSETS": str(path)}
+        self.env = {"LD_PRELOAD": str(library), "KEYSTAY_TEST_CLOCK_OFFSETS": str(path)}
 
     def set_wall_clock(self, seconds: float) -> None:
         """Move the wall clock, as a person or NTP does."""

@@ -4,12 +4,12 @@
 #   pkcs11_modules.sh nss|opencryptoki|tpm DIRECTORY COMMAND...
 #
 # DIRECTORY is empty and holds a file `pin`. The token is called keystay-peer. The command finds
-# KEYSTAY_MODULE, KEYSTAY_TOKEN and KEYSTAY_PIN_FILE in its environment.
+# KEYSTAY_TEST_MODULE, KEYSTAY_TEST_TOKEN and KEYSTAY_TEST_PIN_FILE in its environment.
 set -euo pipefail
 what=$1 dir=$2
 shift 2
 PATH=$PATH:/usr/sbin:/sbin
-export KEYSTAY_TOKEN=keystay-peer KEYSTAY_PIN_FILE=$dir/pin
+export KEYSTAY_TEST_TOKEN=keystay-peer KEYSTAY_TEST_PIN_FILE=$dir/pin
 
 wait_for() { # COMMAND...: until it succeeds, 10 s at most
     for _ in {1..200}; do
@@ -23,28 +23,28 @@ wait_for() { # COMMAND...: until it succeeds, 10 s at most
 find_module() { compgen -G "/usr/lib/*/$1" | head -n 1; }
 
 init_token() {
-    pkcs11-tool --module "$KEYSTAY_MODULE" --slot-index 0 --init-token --label "$KEYSTAY_TOKEN" \
+    pkcs11-tool --module "$KEYSTAY_TEST_MODULE" --slot-index 0 --init-token --label "$KEYSTAY_TEST_TOKEN" \
         --so-pin 87654321 >&2
-    pkcs11-tool --module "$KEYSTAY_MODULE" --token-label "$KEYSTAY_TOKEN" --login \
+    pkcs11-tool --module "$KEYSTAY_TEST_MODULE" --token-label "$KEYSTAY_TEST_TOKEN" --login \
         --login-type so --so-pin 87654321 --init-pin --new-pin "$(<"$dir/pin")" >&2
 }
 
 nss() {
     mkdir "$dir/db"
     certutil -N -d "sql:$dir/db" -f "$dir/pin"
-    KEYSTAY_MODULE=$(find_module libsoftokn3.so)
-    KEYSTAY_INIT_ARGS="configdir='sql:$dir/db' certPrefix='' keyPrefix='' secmod='secmod.db' "
+    KEYSTAY_TEST_MODULE=$(find_module libsoftokn3.so)
+    KEYSTAY_TEST_INIT_ARGS="configdir='sql:$dir/db' certPrefix='' keyPrefix='' secmod='secmod.db' "
     # shellcheck disable=SC2089  # the quotes go to NSS as they are
-    KEYSTAY_INIT_ARGS+="flags= dbTokenDescription='$KEYSTAY_TOKEN'"
+    KEYSTAY_TEST_INIT_ARGS+="flags= dbTokenDescription='$KEYSTAY_TEST_TOKEN'"
     # shellcheck disable=SC2090
-    export KEYSTAY_MODULE KEYSTAY_INIT_ARGS
+    export KEYSTAY_TEST_MODULE KEYSTAY_TEST_INIT_ARGS
     exec "$@"
 }
 
 # In mount and IPC namespaces of its own: nothing of the machine's changes. Needs root.
 opencryptoki() {
-    if [[ -z ${KEYSTAY_UNSHARED-} ]]; then
-        KEYSTAY_UNSHARED=1 exec unshare -m -i "$0" opencryptoki "$dir" "$@"
+    if [[ -z ${KEYSTAY_TEST_UNSHARED-} ]]; then
+        KEYSTAY_TEST_UNSHARED=1 exec unshare -m -i "$0" opencryptoki "$dir" "$@"
     fi
     mount --make-rprivate /
     mkdir -p "$dir"/{etc,lock} /var/lock/opencryptoki /var/log/opencryptoki
@@ -60,9 +60,9 @@ opencryptoki() {
     chmod -R 770 /var/lock/opencryptoki
     pkcsslotd -f >"$dir/log" 2>&1 &
     trap 'kill $(jobs -p)' EXIT
-    KEYSTAY_MODULE=$(find_module opencryptoki/libopencryptoki.so.0)
-    export KEYSTAY_MODULE
-    wait_for pkcs11-tool --module "$KEYSTAY_MODULE" --list-slots
+    KEYSTAY_TEST_MODULE=$(find_module opencryptoki/libopencryptoki.so.0)
+    export KEYSTAY_TEST_MODULE
+    wait_for pkcs11-tool --module "$KEYSTAY_TEST_MODULE" --list-slots
     init_token
     "$@"
 }
@@ -76,8 +76,8 @@ on_the_bus() {
 
 # A TPM 2.0 in software, its resource manager on a bus of its own, and tpm2-pkcs11.
 tpm() {
-    if [[ -z ${KEYSTAY_BUS-} ]]; then
-        KEYSTAY_BUS=1 exec dbus-run-session -- "$0" tpm "$dir" "$@"
+    if [[ -z ${KEYSTAY_TEST_BUS-} ]]; then
+        KEYSTAY_TEST_BUS=1 exec dbus-run-session -- "$0" tpm "$dir" "$@"
     fi
     mkdir "$dir"/{state,store}
     local port=$((20000 + $$ % 10000 * 2))
@@ -91,8 +91,8 @@ tpm() {
     wait_for on_the_bus com.intel.tss2.Tabrmd
     export TPM2_PKCS11_TCTI=tabrmd:bus_type=session TPM2_PKCS11_STORE=$dir/store
     export TPM2_PKCS11_LOG_LEVEL=0 TSS2_LOG=all+none
-    KEYSTAY_MODULE=$(find_module pkcs11/libtpm2_pkcs11.so)
-    export KEYSTAY_MODULE
+    KEYSTAY_TEST_MODULE=$(find_module pkcs11/libtpm2_pkcs11.so)
+    export KEYSTAY_TEST_MODULE
     init_token
     "$@"
 }

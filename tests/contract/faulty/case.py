@@ -1,4 +1,4 @@
-"""The contract for the backend that KEYSTAY_FAULT names; test_faulty.py runs it in a process."""
+"""The contract for the backend that KEYSTAY_TEST_FAULT names; test_faulty.py runs it in a process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from keystay.testing.signer_contract import OpenSigner, Slow, SwapKey
 
-FAULT = f"tests.contract.faulty.{os.environ['KEYSTAY_FAULT']}"
+FAULT = f"tests.contract.faulty.{os.environ['KEYSTAY_TEST_FAULT']}"
 SETTINGS = getattr(importlib.import_module(FAULT), "SETTINGS", {})
 ENTRY_POINT = EntryPoint("faulty", f"{FAULT}:BACKEND", GROUP)
 

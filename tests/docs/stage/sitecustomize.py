@@ -7,7 +7,7 @@ import os
 import socket
 
 _HOSTS = ("ehr.example.org", "keys.example.org")
-_PORT = int(os.environ["KEYSTAY_DOCS_PORT"])
+_PORT = int(os.environ["KEYSTAY_TEST_DOCS_PORT"])
 _HTTPS = ("127.0.0.1", 443)
 
 _getaddrinfo = socket.getaddrinfo
