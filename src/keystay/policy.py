@@ -4,7 +4,7 @@ Fails closed: what is not known does not satisfy a rule that asks for it. A clie
 only tighten the general one, so that a line in the wrong table never loosens what was decided.
 """
 
-from __future__ import annotations
+# No annotations as text: msgspec would compile each of them at every start.
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -58,11 +58,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         | None
     ) = None
 
-    def check(self, subject: Subject) -> list[Finding]:
+    def check(self, subject: "Subject") -> "list[Finding]":
         """Each rule that demands something, and how the key stands to it."""
         return [rule(self, subject) for rule in _RULES.values() if rule.demands(self)]
 
-    def enforce(self, subject: Subject) -> None:
+    def enforce(self, subject: "Subject") -> None:
         """Refuse a key that violates a rule.
 
         Raises:
@@ -81,7 +81,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         """Whether an algorithm may be used."""
         return not self.algorithms or algorithm in self.algorithms
 
-    def loosened_by(self, other: Policy) -> Iterator[tuple[str, str]]:
+    def loosened_by(self, other: "Policy") -> Iterator[tuple[str, str]]:
         """The rules in which another policy demands less, and what it may say at the least."""
         for name, (at_least, least) in _TIGHTER.items():
             mine, its = getattr(self, name), getattr(other, name)

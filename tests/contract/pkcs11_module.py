@@ -1,15 +1,15 @@
 """The contract for any PKCS#11 module; `tests.support.pkcs11_modules` runs it in a process.
 
-| variable               | means                                                               |
-|------------------------|---------------------------------------------------------------------|
-| `KEYSTAY_TEST_MODULE`       | absolute path of the module                                         |
-| `KEYSTAY_TEST_TOKEN`        | the token's label                                                   |
-| `KEYSTAY_TEST_PIN_FILE`     | a file with its PIN, mode 0600                                      |
-| `KEYSTAY_TEST_KEY_TYPES`    | types of keys, separated by commas                                  |
-| `KEYSTAY_TEST_CANNOT`       | JSON: what the module cannot do, and why                            |
-| `KEYSTAY_TEST_LOCATION`     | where its keys are, if that is known                                |
-| `KEYSTAY_TEST_INIT_ARGS`    | what C_Initialize is given in pReserved, if anything                |
-| `KEYSTAY_TEST_LABEL`        | prefix of the keys' labels; those that are missing are generated    |
+| variable                   | means                                                               |
+|----------------------------|---------------------------------------------------------------------|
+| `KEYSTAY_TEST_MODULE`      | absolute path of the module                                         |
+| `KEYSTAY_TEST_TOKEN`       | the token's label                                                   |
+| `KEYSTAY_TEST_PIN_FILE`    | a file with its PIN, mode 0600                                      |
+| `KEYSTAY_TEST_KEY_TYPES`   | types of keys, separated by commas                                  |
+| `KEYSTAY_TEST_CANNOT`      | JSON: what the module cannot do, and why                            |
+| `KEYSTAY_TEST_LOCATION`    | where its keys are, if that is known                                |
+| `KEYSTAY_TEST_INIT_ARGS`   | what C_Initialize is given in pReserved, if anything                |
+| `KEYSTAY_TEST_LABEL`       | prefix of the keys' labels; those that are missing are generated    |
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from keystay.cli.output import print_error, stderr
+from keystay.cli.output import print_error, say
 from keystay.errors import ConfigurationError, KeystayError
 
 __all__ = ["app", "run"]
@@ -92,7 +92,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         print_error(error, as_json=as_json)
         return error.exit_code
     except click.exceptions.Abort:
-        stderr.print("Interrupted.", highlight=False)
+        say("Interrupted.")
         return 130
     except click.ClickException as error:
         if as_json:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from keystay.cli.options import json_option
-from keystay.cli.output import print_json, print_table, stderr
+from keystay.cli.output import print_json, print_table, say
 
 __all__ = ["backends"]
 
@@ -24,7 +24,4 @@ def backends(as_json: bool) -> None:
     elif entries:
         print_table(entries)
     else:
-        stderr.print(
-            "No backend is installed. Remedy: pip install 'keystay[pem]' or 'keystay[pkcs11]'",
-            highlight=False,
-        )
+        say("No backend is installed. Remedy: pip install 'keystay[pem]' or 'keystay[pkcs11]'")

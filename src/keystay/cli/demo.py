@@ -39,7 +39,7 @@ def demo() -> None:
     is started on loopback, the public key is registered, a token is asked for and a Patient is
     read. Nothing leaves this machine, and nothing stays on it.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True)
     with tempfile.TemporaryDirectory(prefix="keystay-demo-") as folder:
         _run(console, Path(folder))
 

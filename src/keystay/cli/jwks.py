@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keystay.cli.options import client_argument, json_option
-from keystay.cli.output import print_data, print_json, print_table, stderr
+from keystay.cli.output import print_data, print_json, print_table, say
 from keystay.errors import BackendUnavailableError, ConfigurationError, JWKError
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def serve(clients: tuple[str, ...], host: str, port: int, path: str, max_age: in
         source.keys()  # what is wrong is better said now than to the first server that asks
         with SetServer(Answers(source, path=path, max_age=max_age), host, port) as server:
             print_data(f"{server.origin}{path}")
-            stderr.print("Serving; stop with Ctrl-C.", highlight=False)
+            say("Serving; stop with Ctrl-C.")
             server.serve_forever()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from keystay.cli.options import json_option
-from keystay.cli.output import print_data, print_json, print_table, stderr
+from keystay.cli.output import print_data, print_json, print_table, say
 from keystay.errors import BackendError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def list_(uri: str, as_json: bool) -> None:
             raise _unable("list")
         records = store.list_keys()
     if not records:
-        stderr.print("No keys match.", highlight=False)
+        say("No keys match.")
     _print(records, as_json=as_json)
 
 

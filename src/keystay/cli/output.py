@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 from keystay.errors import ConfigurationError, KeystayError
 
-__all__ = ["print_data", "print_error", "print_json", "print_table", "stderr"]
+__all__ = ["print_data", "print_error", "print_json", "print_table", "say"]
 
-stderr = Console(stderr=True, soft_wrap=True)
+
+def say(text: str) -> None:
+    """Words on stderr, as they are; if nobody can read them, they are lost."""
+    with suppress(OSError):
+        click.echo(text, err=True, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def print_data(data: str | bytes) -> None:
@@ -59,9 +63,9 @@ def print_error(error: KeystayError, *, as_json: bool = False) -> None:
     if as_json:
         click.echo(json.dumps({"error": error.to_dict()}), err=True)
         return
-    text = Text.assemble(("error", "bold red"), f"[{error.code}] {error.message}")
+    lines = [f"{click.style('error', fg='red', bold=True)}[{error.code}] {error.message}"]
     if error.cause:
-        text.append(f"\n  likely cause: {error.cause}")
+        lines.append(f"  likely cause: {error.cause}")
     if error.hint:
-        text.append(f"\n  remedy: {error.hint}")
-    stderr.print(text, highlight=False)
+        lines.append(f"  remedy: {error.hint}")
+    say("\n".join(lines))

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from keystay.cli.options import client_argument, json_option
-from keystay.cli.output import print_json, print_table, stderr
+from keystay.cli.output import print_json, print_table, say
 from keystay.errors import PolicyError
 
 __all__ = ["policy"]
@@ -39,7 +39,7 @@ def check(client: str | None, as_json: bool) -> int:
     if as_json:
         print_json({"client": found.name, "satisfied": found.satisfied, "rules": rows})
     elif not rows:
-        stderr.print("The policy demands nothing.", highlight=False)
+        say("The policy demands nothing.")
     else:
         print_table(
             [

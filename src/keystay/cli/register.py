@@ -13,7 +13,7 @@ import click
 
 from keystay.cli import registration_file
 from keystay.cli.options import client_argument, json_option
-from keystay.cli.output import print_data, print_json, stderr
+from keystay.cli.output import print_data, print_json, say
 from keystay.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ class _Job:
         delete_client(found, allow_insecure_loopback=self._insecure, http=self._config.http)
         registration_file.remove(path)
         if not self._json:
-            _say(f"Deleted at {found.registration_endpoint}; {path} is removed.")
-            _say("Take its client_id out of the configuration.")
+            say(f"Deleted at {found.registration_endpoint}; {path} is removed.")
+            say("Take its client_id out of the configuration.")
         self._print(replace(found, metadata={}), saved=None)
 
     @property
@@ -249,11 +249,11 @@ class _Job:
             )
             return
         for warning in found.warnings:
-            _say(f"Warning: {warning}")
+            say(f"Warning: {warning}")
         if found.differences:
-            _say("Registered otherwise than " + ("known:" if whole else "asked:"))
+            say("Registered otherwise than " + ("known:" if whole else "asked:"))
         for difference in found.differences:
-            _say(f"  {difference}")
+            say(f"  {difference}")
         if whole:
             print_json({"client_id": found.client_id, **found.metadata})
         else:
@@ -261,11 +261,11 @@ class _Job:
 
     def _tell_token(self, path: Path | None, *, managed: bool) -> None:
         if not managed:
-            _say("The server gave no management token: change the client in its portal.")
+            say("The server gave no management token: change the client in its portal.")
         elif path is None:
-            _say("The management token was dropped: change the client in the server's portal.")
+            say("The management token was dropped: change the client in the server's portal.")
         else:
-            _say(f"The management token is in {path}: keep it as you keep keys.")
+            say(f"The management token is in {path}: keep it as you keep keys.")
 
     def _tell_next(self, found: Registration) -> None:
         url = self._jwks_uri
@@ -274,12 +274,8 @@ class _Job:
         if url is not None and url != self._client.jwks_url:
             lines.append(f"jwks_url = {json.dumps(url)}")
         if self._title is None:
-            _say(f"Next: export KEYSTAY_CLIENT_ID={shlex.quote(found.client_id)}")
+            say(f"Next: export KEYSTAY_CLIENT_ID={shlex.quote(found.client_id)}")
             return
-        _say(f"Next: write into [clients.{self._title}] of {self._config.path}:")
+        say(f"Next: write into [clients.{self._title}] of {self._config.path}:")
         for line in lines:
-            _say(f"  {line}")
-
-
-def _say(text: str) -> None:
-    stderr.print(text, highlight=False, markup=False)
+            say(f"  {line}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from keystay.cli.output import print_data, stderr
+from keystay.cli.output import print_data, say
 from keystay.errors import ConfigurationError
 
 __all__ = ["report"]
@@ -62,10 +62,9 @@ def report(
                 hint="Check the folder, its permissions and the space left.",
                 code="output-unwritable",
             ) from error
-    stderr.print(
+    say(
         f"{made.satisfied} of {len(made.clients)} keys are what their policy demands. "
-        f"SHA-256 {sealed}",
-        highlight=False,
+        f"SHA-256 {sealed}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from keystay.cli.options import client_argument, json_option
-from keystay.cli.output import print_data, print_json, print_table, stderr
+from keystay.cli.output import print_data, print_json, print_table, say
 from keystay.errors import ConfigurationError, KeystayError
 
 if TYPE_CHECKING:
@@ -142,10 +142,9 @@ def promote(client: str | None, url: str | None, drain: int, force: bool, as_jso
             )
         rotation.see(_look(rotation, url))
     elif is_due:
-        stderr.print(
+        say(
             "Forced: a server that has not fetched the set since the successor was published "
-            "refuses its assertions until it does.",
-            highlight=False,
+            "refuses its assertions until it does."
         )
     state = rotation.promote(drain=drain, force=force)
     _print(rotation, state, url, as_json=as_json)
@@ -224,7 +223,7 @@ def _try_to_look(rotation: Rotation, url: str | None) -> tuple[Publication | Non
 
 def _tell(problem: str | None) -> None:
     if problem is not None:
-        stderr.print(f"What is published could not be seen: {problem}", highlight=False)
+        say(f"What is published could not be seen: {problem}")
 
 
 def _print(
@@ -247,4 +246,4 @@ def _print(
             for key in document["keys"]
         ]
     )
-    stderr.print(next_step(document), highlight=False)
+    say(next_step(document))

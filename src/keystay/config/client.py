@@ -3,7 +3,7 @@
 What `ClientSettings` holds is also what `TokenClient` takes as keyword arguments.
 """
 
-from __future__ import annotations
+# No annotations as text: msgspec would compile each of them at every start.
 
 import re
 from collections.abc import Callable, Iterator, Sequence

@@ -1,6 +1,6 @@
 """Settings that environment variables give: `KEYSTAY_` and the setting's place in the file."""
 
-from __future__ import annotations
+# No annotations as text: msgspec would compile each of them at every start.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -65,7 +65,7 @@ class Variables:
     values: Mapping[tuple[str, str], object]
 
     @classmethod
-    def read(cls, environ: Mapping[str, str], referred: Iterable[str] = ()) -> Variables:
+    def read(cls, environ: Mapping[str, str], referred: Iterable[str] = ()) -> "Variables":
         """Read them.
 
         Args:

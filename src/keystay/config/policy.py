@@ -1,19 +1,16 @@
 """`[policy]` and `[clients.<name>.policy]`: the second can only tighten the first."""
 
-from __future__ import annotations
+# No annotations as text: msgspec would compile each of them at every start.
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import msgspec
 
 from keystay import algorithms
 from keystay.errors import ConfigurationError, KeystayError
 from keystay.policy import Policy
-from keystay.settings import read_table, setting
-
-if TYPE_CHECKING:
-    from keystay.settings import Place
+from keystay.settings import Place, read_table, setting
 
 __all__ = ["PolicyConfig", "require_tightened"]
 
@@ -45,8 +42,8 @@ class PolicyConfig(Policy, frozen=True, kw_only=True):
 
     @classmethod
     def read(
-        cls, values: Mapping[str, object], place: Place, general: PolicyConfig | None = None
-    ) -> PolicyConfig:
+        cls, values: Mapping[str, object], place: Place, general: "PolicyConfig | None" = None
+    ) -> "PolicyConfig":
         """A policy table, checked.
 
         Args:

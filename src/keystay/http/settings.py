@@ -1,6 +1,6 @@
 """How servers are reached, as regulated networks need it: `[http]` of keystay.toml."""
 
-from __future__ import annotations
+# No annotations as text: msgspec would compile each of them at every start.
 
 from collections.abc import Iterator
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""The contract for the backend that KEYSTAY_TEST_FAULT names; test_faulty.py runs it in a process."""
+"""The contract for the backend that KEYSTAY_TEST_FAULT names; run by test_faulty.py."""
 
 from __future__ import annotations
 
