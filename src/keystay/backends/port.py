@@ -66,7 +66,8 @@ class SignRequest(msgspec.Struct, frozen=True, gc=False):
         """The message's hash by `algorithm`; None for EdDSA, which signs the message itself."""
         if self.message is None:
             return self.given_digest
-        return self.algorithm.digest(self.message)
+        hashed = self.algorithm.hash
+        return None if hashed is None else hashed(self.message).digest()
 
     def __repr__(self) -> str:
         return f"<SignRequest {self.algorithm.name}>"

@@ -27,10 +27,14 @@ __all__ = ["PemKey"]
 logger = logging.getLogger("keystay.backends.pem")
 
 _HASHES = {"sha256": hashes.SHA256(), "sha384": hashes.SHA384(), "sha512": hashes.SHA512()}
-_PREHASHED = {
-    a.name: utils.Prehashed(_HASHES[a.hash_name]) for a in ALGORITHMS.values() if a.hash_name
+# By algorithm, and by whether the digest is given: OpenSSL hashes a message itself.
+_HASH: dict[tuple[str, bool], hashes.HashAlgorithm | utils.Prehashed] = {
+    (a.name, given): utils.Prehashed(_HASHES[a.hash_name]) if given else _HASHES[a.hash_name]
+    for a in ALGORITHMS.values()
+    if a.hash_name
+    for given in (False, True)
 }
-_ECDSA = {name: ec.ECDSA(prehashed) for name, prehashed in _PREHASHED.items()}
+_ECDSA = {key: ec.ECDSA(hashed) for key, hashed in _HASH.items()}
 _PADDING: dict[str, padding.AsymmetricPadding] = {
     a.name: padding.PSS(padding.MGF1(_HASHES[a.hash_name]), a.digest_size)
     if a.family == "RSASSA-PSS"
@@ -89,14 +93,16 @@ class PemKey:
         key, name = self._key, request.algorithm.name
         if key is None:
             raise TEXTS.error("closed", name=self._description.label)
+        is_given = request.message is None
+        data = cast(bytes, request.given_digest if is_given else request.message)
         with hold_off_forks(request.deadline):
             if isinstance(key, ec.EllipticCurvePrivateKey):
-                value = key.sign(cast(bytes, request.digest), _ECDSA[name])
+                value = key.sign(data, _ECDSA[name, is_given])
                 return BackendSignature(value, "der", self._id)
             if isinstance(key, rsa.RSAPrivateKey):
-                value = key.sign(cast(bytes, request.digest), _PADDING[name], _PREHASHED[name])
+                value = key.sign(data, _PADDING[name], _HASH[name, is_given])
             else:
-                value = key.sign(cast(bytes, request.message))
+                value = key.sign(data)
             return BackendSignature(value, "raw", self._id)
 
     def health(self, deadline: Deadline) -> None:
