@@ -53,6 +53,7 @@ SECRET_SCHEMES = ("file:", "env:", "credential:", "keyring:", "prompt:")
 
 _SECRET_NAME = re.compile(r"(?i)(?:^|_)(?:pin|password|passphrase|secret|private_key|token)$")
 _LONGEST_SHOWN = 100
+_NOT_SHOWN = "a value that is not repeated here"
 
 
 def setting(
@@ -132,7 +133,7 @@ class Field:
         text = repr(value) if isinstance(value, str) else str(value)
         # What stands before an @ in a URL is a password, more often than not.
         if not self.extra.get("is_shown", True) or ("://" in text and "@" in text):
-            return "a value that is not repeated here"
+            return _NOT_SHOWN
         return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
@@ -160,7 +161,7 @@ def from_text(field: Field, text: str) -> object:
     """The value that a variable's text means; the text itself if it means none of the type."""
     kinds = _kinds(field.type)
     if any(get_origin(kind) in _LISTS for kind in kinds):
-        return text.split()
+        return [part for part in re.split(r"[\s,]+", text) if part]
     if str in kinds or not text:
         return text
     try:
@@ -258,7 +259,8 @@ def check(table: msgspec.Struct, place: Place) -> None:
     for name, error in cast("_Checked", table).faults() if hasattr(table, "faults") else ():
         value = getattr(table, name)
         shown = known[name].shown(value)
-        said = "" if value in (None, "", ()) or str(value) in error.message else f" It is {shown}."
+        is_said = value in (None, "", ()) or shown == _NOT_SHOWN or str(value) in error.message
+        said = "" if is_said else f" It is {shown}."
         raise ConfigurationError(
             f"{place(name)} {error.message}{said}",
             cause=error.cause,

@@ -2,6 +2,7 @@
 
 # No annotations as text: msgspec would compile each of them at every start.
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import msgspec
 
 from keystay.config.client import ClientConfig
 from keystay.config.policy import PolicyConfig
-from keystay.errors import ConfigurationError, did_you_mean
+from keystay.errors import ConfigurationError, KeystayError
 from keystay.http.settings import HttpSettings
 from keystay.settings import environment_name, fields, from_text, setting
 
@@ -41,6 +42,17 @@ class General(msgspec.Struct, frozen=True, kw_only=True):
             default="`keystay-keys/` beside the file",
         ),
     ] = None
+
+    def faults(self) -> Iterator[tuple[str, KeystayError]]:
+        """Each setting of the right type that still cannot be used."""
+        if self.state_dir == "":
+            yield (
+                "state_dir",
+                ConfigurationError(
+                    "It names no folder.",
+                    hint='Write state_dir = "/var/lib/keystay", or leave it out.',
+                ),
+            )
 
 
 TABLES: Mapping[str, type[msgspec.Struct]] = {
@@ -94,9 +106,14 @@ class Variables:
                 or variable.startswith("KEYSTAY_TEST_")
                 or _KUBERNETES.fullmatch(variable)
             ):
+                near = difflib.get_close_matches(variable, (*known, FILE_VARIABLE), n=1, cutoff=0.8)
                 raise ConfigurationError(
                     f"The environment variable {variable} is not known.",
-                    hint=did_you_mean(variable, sorted((*known, FILE_VARIABLE))),
+                    cause="No setting has this name; what begins with KEYSTAY_ is keystay's.",
+                    hint=f"Did you mean {near[0]}?"
+                    if near
+                    else "Unset it. The names are KEYSTAY_ and a setting's place in keystay.toml, "
+                    "such as KEYSTAY_HTTP_TIMEOUT.",
                     code="environment-unknown",
                 )
         return cls(names, values)

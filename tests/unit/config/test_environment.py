@@ -269,9 +269,15 @@ class TestOtherTables:
         assert "policy-loosened" == caught.value.code
 
     def test_lists(self) -> None:
-        """A list's values are separated by blanks."""
-        config = keystay.load_config(environ={"KEYSTAY_POLICY_ALGORITHMS": "ES384 RS384"})
-        assert ("ES384", "RS384") == config.policy.algorithms
+        """A list's values are separated by blanks or commas."""
+        for text in ("ES384 RS384", "ES384,RS384", " ES384 , RS384,"):
+            config = keystay.load_config(environ={"KEYSTAY_POLICY_ALGORITHMS": text})
+            assert ("ES384", "RS384") == config.policy.algorithms
+
+    def test_empty_folder(self) -> None:
+        """An empty state_dir is no folder."""
+        with pytest.raises(ConfigurationError, match="KEYSTAY_STATE_DIR: It names no folder"):
+            keystay.load_config(environ={"KEYSTAY_STATE_DIR": ""})
 
     def test_plugins(self, tmp_path: Path) -> None:
         """A backend's and an observer's settings have names like all others."""
