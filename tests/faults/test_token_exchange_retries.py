@@ -493,8 +493,9 @@ class TestRateBudget:
         self, registered: SmartTestServer, make_client: MakeClient, rate: Any
     ) -> None:
         """Refused when the client is made."""
-        with pytest.raises(ConfigurationError, match="requests/seconds"):
+        with pytest.raises(ConfigurationError, match="rate_limit: ") as caught:
             make_client(registered, rate_limit=rate)
+        assert '"5/60"' in (caught.value.hint or "")
 
 
 class TestWhileTheOldTokenIsGood:

@@ -346,10 +346,10 @@ class TestTrust:
 
     def test_wrong_value(self) -> None:
         """What is neither is refused, with what may be written."""
-        with pytest.raises(ConfigurationError, match="trust is 'certifi'") as caught:
+        said = "trust: it is 'certifi'; expected one of 'bundled', 'system'"
+        with pytest.raises(ConfigurationError, match=said) as caught:
             sync_link(HttpSettings(trust="certifi"))  # type: ignore[arg-type]
         assert '"bundled"' in str(caught.value.hint)
-        assert '"system"' in str(caught.value.hint)
 
 
 class TestFork:
