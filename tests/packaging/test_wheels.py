@@ -71,6 +71,10 @@ def test_wheel_content(project: Project, wheels: Path) -> None:
 
     assert {name.split("/")[0] for name in names} == {project.package, info}
     assert f"{project.package}/py.typed" in names
+    texts = {
+        path.relative_to(project.source.parent) for path in project.source.rglob("errors.toml")
+    }
+    assert {path.as_posix() for path in texts} <= set(names)
     assert f"{info}/licenses/LICENSE" in names
     assert "License-Expression: Apache-2.0" in metadata
     assert "Requires-Python: >=3.11" in metadata

@@ -25,6 +25,7 @@ COMPUTED = {
         ("google-", "crc-"),
     ),
     "keystay_pem": ({"path", "error"}, ()),
+    "keystay_pkcs11": ({"step", "place", "value"}, ("CKR_",)),
     "registration": ({"said", "wait"}, ("error-", "managing-")),
 }
 
@@ -35,23 +36,46 @@ def fields(row: dict[str, str]) -> set[str]:
     return {name for text in texts for _, name, _, _ in string.Formatter().parse(text) if name}
 
 
+def constants(node: ast.expr) -> list[str]:
+    """What an expression of strings and conditions can be."""
+    if isinstance(node, ast.IfExp):
+        return constants(node.body) + constants(node.orelse)
+    return [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+
+
 def uses(folder: Path) -> list[tuple[str, set[str]]]:
-    """Each `….error("situation", …)` of a package, with what it fills in."""
+    """Each `….error("situation", …)` of a package's functions, with what it fills in.
+
+    The situation may be chosen from several in the call, or by an assignment before it.
+    """
     found = []
     for file in folder.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr == "error"
-                and node.args
-                and isinstance(node.args[0], ast.Constant)
-                and isinstance(node.func.value, ast.Name)
-                and node.func.value.id in ("TEXTS", "_TEXTS", "call")
-            ):
-                given = {str(keyword.arg) for keyword in node.keywords}
-                more = _CALL if node.func.value.id == "call" else set()
-                found.append((str(node.args[0].value), given | more))
+        for function in ast.walk(ast.parse(file.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                found += _uses_in(function)
+    return found
+
+
+def _uses_in(function: ast.AST) -> list[tuple[str, set[str]]]:
+    found = []
+    chosen: dict[str, list[str]] = {}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            chosen.setdefault(node.targets[0].id, []).extend(constants(node.value))
+    for node in ast.walk(function):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == "error"
+            and node.args
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id in ("TEXTS", "_TEXTS", "call")
+        ):
+            first = node.args[0]
+            names = chosen.get(first.id, []) if isinstance(first, ast.Name) else constants(first)
+            given = {str(keyword.arg) for keyword in node.keywords}
+            more = _CALL if node.func.value.id == "call" else set()
+            found += [(name, given | more) for name in names]
     return found
 
 

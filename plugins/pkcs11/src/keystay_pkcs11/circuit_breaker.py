@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
 from keystay.concurrency.forks import reset_after_fork
 from keystay.errors import BackendTimeoutError, BackendUnavailableError, KeystayError
+from keystay_pkcs11.errors import TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -159,15 +160,10 @@ class CircuitBreaker:
         pause = (now - self._lost_at) / _PART_OF_OUTAGE
         self.next_probe = now + min(max(pause, _SHORTEST), _LONGEST)
 
-    def _refusal(self, reason: BackendUnavailableError) -> BackendUnavailableError:
+    def _refusal(self, reason: BackendUnavailableError) -> KeystayError:
         wait = max(0.0, self.next_probe - self._clock.now())
-        cause = f" {reason.cause}" if reason.cause else ""
-        error = BackendUnavailableError(
-            f"The {self._place} was lost and is not asked now; the next attempt is in "
-            f"{wait:.1f} s.",
-            cause=f"{reason.message}{cause}",
-            hint=reason.hint,
-            code="device-lost",
-        )
+        why = f"{reason.message} {reason.cause}" if reason.cause else reason.message
+        hint = reason.hint or ""
+        error = TEXTS.error("token-down", place=self._place, wait=wait, reason=why, hint=hint)
         error.__cause__ = copy.copy(reason)
         return error

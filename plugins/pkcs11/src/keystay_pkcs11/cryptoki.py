@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pkcs11 import _pkcs11
 from pkcs11.exceptions import PKCS11Error
 
-from keystay.errors import BackendLoadError, ConfigurationError
-from keystay_pkcs11.errors import Place, ckr_name, exception_for, translate
+from keystay_pkcs11.errors import TEXTS, Place, ckr_name, exception_for, translate
 
 if TYPE_CHECKING:
     from pkcs11 import Attribute, Object, Slot
@@ -320,18 +319,8 @@ def load(path: str) -> Library:
         ctypes.CDLL(path).C_GetFunctionList  # noqa: B018
     except (OSError, AttributeError) as error:
         is_library = isinstance(error, AttributeError)
-        raise ConfigurationError(
-            f"{path} is a library, but no PKCS#11 module: it has no C_GetFunctionList."
-            if is_library
-            else f"The PKCS#11 module {path} cannot be loaded: {error}.",
-            cause=None
-            if is_library
-            else "It is no shared library, is built for another architecture, or lacks a library "
-            "it needs.",
-            hint="Name the vendor's PKCS#11 library for this machine's architecture "
-            "(`p11-kit list-modules`).",
-            code="module-unloadable",
-        ) from error
+        situation = "module-not-pkcs11" if is_library else "module-not-loaded"
+        raise TEXTS.error(situation, path=path, error=error) from error
     try:
         # Without __init__, which wants the module initialised.
         library: Library = Library.__new__(Library, path)  # type: ignore[call-arg]
@@ -358,10 +347,7 @@ def _function_list(library: Library, path: str) -> c_void_p:
         pointer = c_void_p.from_address(id(library) + object.__basicsize__)
         if pointer.value is not None:
             return pointer
-    raise BackendLoadError(
-        f"The installed python-pkcs11 keeps {path} in a way keystay-pkcs11 does not know.",
-        hint="pip install 'python-pkcs11>=0.10.1,<0.11'",
-    )
+    raise TEXTS.error("python-pkcs11-unknown", path=path)
 
 
 def _check(value: int) -> None:

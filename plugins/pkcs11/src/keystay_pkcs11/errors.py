@@ -2,7 +2,8 @@
 
 python-pkcs11 raises a class for each return value, without a number and mostly without a text.
 Here each becomes an error of keystay's family that names the module, the token and the CKR, and
-says what to do; the original is chained. Nothing else leaves this plugin.
+says what to do; the original is chained. Nothing else leaves this plugin. The words are in
+`errors.toml`.
 """
 
 from __future__ import annotations
@@ -11,27 +12,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from pkcs11 import exceptions
 from pkcs11.exceptions import PKCS11Error
 
-from keystay.errors import (
-    AlgorithmError,
-    BackendError,
-    BackendUnavailableError,
-    KeyNotFoundError,
-    KeyUnusableError,
-    LoginError,
-    SignerClosedError,
-)
+from keystay.backends.error_texts import ErrorTexts
+from keystay.errors import KeyNotFoundError, KeystayError
 
 __all__ = [
-    "CKR_DEVICE_ERROR", "KeyVanishedError", "Place", "ckr_name", "closed", "exception_for",
+    "TEXTS", "KeyVanishedError", "Place", "ckr_name", "exception_for",
     "is_lost", "is_lost_handle", "translate", "translated",
 ]  # fmt: skip
 
-CKR_DEVICE_ERROR = 0x30
+TEXTS = ErrorTexts("keystay_pkcs11")
+"""Every error of this plugin that is not about a setting."""
 
 # PKCS #11 v3.1, section 6.1.4 and its header file: every return value a token can give us.
 _CKR = {
@@ -76,7 +70,7 @@ _SPELLED_OTHERWISE = {
     "FunctionCancelled": "FUNCTION_CANCELED",
     "TokenNotRecognised": "TOKEN_NOT_RECOGNIZED",
 }
-_TEXTS = (
+_WITHOUT_CLASS = (
     ("(not initialized)", "CRYPTOKI_NOT_INITIALIZED"),
     ("(already initialized)", "CRYPTOKI_ALREADY_INITIALIZED"),
     ("Buffer was too small", "BUFFER_TOO_SMALL"),
@@ -102,13 +96,6 @@ _CLASSES = _classes()
 _NAMES = {kind: name for name, kind in _CLASSES.items()}
 
 
-def closed(place: Place) -> SignerClosedError:
-    """The error for what is used while, or after, it is closed."""
-    return SignerClosedError(
-        f"What was open on {place} was closed meanwhile.", hint="Close it after its last use."
-    )
-
-
 def ckr_name(error: PKCS11Error) -> str:
     """The return value behind an exception, such as `CKR_PIN_INCORRECT`.
 
@@ -120,7 +107,7 @@ def ckr_name(error: PKCS11Error) -> str:
     if found := _NUMBER.search(text):
         number = int(found[1], 16)
         return f"CKR_{_CKR[number]}" if number in _CKR else f"CKR 0x{number:08x}"
-    for part, name in _TEXTS:
+    for part, name in _WITHOUT_CLASS:
         if part in text:
             return f"CKR_{name}"
     return type(error).__name__
@@ -169,105 +156,23 @@ def is_lost_handle(error: PKCS11Error) -> bool:
     return ckr_name(error) in ("CKR_KEY_HANDLE_INVALID", "CKR_OBJECT_HANDLE_INVALID")
 
 
-class _Rule(NamedTuple):
-    """What return values mean to the user; `names` are theirs, without CKR_."""
-
-    names: str
-    kind: type[BackendError]
-    code: str
-    cause: str | None = None
-    hint: str | None = None
-
-
-_TRY_AGAIN = (
-    "Try again; if it stays, check the device and whatever else uses this module in this process."
-)
-_CHECK_DEVICE = "Check the device, its daemon and its log; it is used again as soon as it answers."
-_CHECK_PIN = "Check what pin-source refers to: exactly the PIN, on one line."
-_ONE_USER_TYPE = "use one user type for the token."
-# fmt: off
-_RULES = (
-    _Rule("DEVICE_ERROR GENERAL_ERROR FUNCTION_FAILED HOST_MEMORY FUNCTION_CANCELED CANCEL "
-          "LIBRARY_LOAD_FAILED FIPS_SELF_TEST_FAILED TOKEN_RESOURCE_EXCEEDED",
-          BackendUnavailableError, "device-error",
-          "The HSM, its daemon or the connection to it has failed, or it is throttling.",
-          _CHECK_DEVICE),
-    _Rule("DEVICE_MEMORY", BackendUnavailableError, "device-error",
-          "The token's memory is full.", _CHECK_DEVICE),
-    _Rule("DEVICE_REMOVED TOKEN_NOT_PRESENT TOKEN_NOT_RECOGNIZED SLOT_ID_INVALID "
-          "TOKEN_NOT_INITIALIZED", BackendUnavailableError, "token-gone",
-          "The token was removed, or its daemon was stopped or restarted.",
-          "Bring it back; it is found again by its label and serial."),
-    _Rule("SESSION_CLOSED SESSION_HANDLE_INVALID OBJECT_HANDLE_INVALID KEY_HANDLE_INVALID "
-          "OPERATION_ACTIVE OPERATION_NOT_INITIALIZED", BackendUnavailableError, "session-lost",
-          "The token was reset or restarted, or another part of this process closed or logged out "
-          "its sessions.", _TRY_AGAIN),
-    _Rule("CRYPTOKI_NOT_INITIALIZED", BackendUnavailableError, "module-not-initialized",
-          "Another part of this process finalised the module, or the process has forked.",
-          _TRY_AGAIN),
-    _Rule("SESSION_COUNT", BackendUnavailableError, "session-count",
-          "The token has no session left: other processes, or max_sessions, use them up.",
-          "Lower max_sessions in [backends.pkcs11], or close sessions elsewhere."),
-    _Rule("CANT_LOCK", BackendUnavailableError, "module-not-thread-safe",
-          "The module cannot lock with the operating system's primitives.",
-          "Use a release of the module that supports CKF_OS_LOCKING_OK."),
-    _Rule("PIN_INCORRECT", LoginError, "pin-incorrect",
-          "The PIN is not this token's. It was tried once and is not tried again in this process.",
-          "Correct the PIN that pin-source refers to and open the key again; the token counts "
-          "failed logins."),
-    _Rule("PIN_LOCKED", LoginError, "pin-locked", "Too many wrong PINs were tried.",
-          "Have the security officer set a new PIN (pkcs11-tool --init-pin)."),
-    _Rule("PIN_EXPIRED", LoginError, "pin-expired",
-          "The token wants a new PIN before it is used.",
-          "Change the PIN with the token's own tool (pkcs11-tool --change-pin)."),
-    _Rule("PIN_INVALID", LoginError, "pin-invalid",
-          "The PIN holds characters that the token does not take.", _CHECK_PIN),
-    _Rule("PIN_LEN_RANGE", LoginError, "pin-invalid",
-          "The PIN is shorter or longer than the token takes.", _CHECK_PIN),
-    _Rule("PIN_TOO_WEAK", LoginError, "pin-invalid", "The token finds the PIN too weak.",
-          _CHECK_PIN),
-    _Rule("USER_PIN_NOT_INITIALIZED", LoginError, "pin-not-initialized",
-          "The token has no user PIN yet.",
-          "Have the security officer set it (pkcs11-tool --init-pin)."),
-    _Rule("USER_TYPE_INVALID", LoginError, "user-type-refused",
-          "The module does not know this user type.",
-          "Leave user-type out, or see the module's manual."),
-    _Rule("USER_ANOTHER_ALREADY_LOGGED_IN", LoginError, "login-other-user",
-          "Another user type is logged in to this token in this process.",
-          f"Log it out, or {_ONE_USER_TYPE}"),
-    _Rule("USER_TOO_MANY_TYPES", LoginError, "login-other-user",
-          "The token does not let so many users in at once.",
-          f"Log others out, or {_ONE_USER_TYPE}"),
-    _Rule("USER_NOT_LOGGED_IN", LoginError, "login-lost",
-          "Another part of this process logged out of the token.",
-          "Find what else uses this module in this process."),
-    _Rule("MECHANISM_INVALID MECHANISM_PARAM_INVALID CURVE_NOT_SUPPORTED DOMAIN_PARAMS_INVALID "
-          "DATA_INVALID DATA_LEN_RANGE", AlgorithmError, "mechanism-refused",
-          "The token does not do this mechanism with this key, whatever its mechanism list says.",
-          "Choose another algorithm, or see what the token allows: pkcs11-tool --module … -M."),
-    _Rule("KEY_SIZE_RANGE KEY_TYPE_INCONSISTENT KEY_FUNCTION_NOT_PERMITTED KEY_EXHAUSTED "
-          "KEY_CHANGED", KeyUnusableError, "key-refused",
-          "The key's type, size or attributes do not allow the signature.",
-          "Use a key with CKA_SIGN true, RSA of 2048 bits or more or on P-256, P-384 or P-521."),
-    _Rule("TEMPLATE_INCOMPLETE TEMPLATE_INCONSISTENT ATTRIBUTE_TYPE_INVALID "
-          "ATTRIBUTE_VALUE_INVALID ATTRIBUTE_READ_ONLY", BackendError, "template-refused",
-          "The token does not accept an attribute that keystay sets on new keys.",
-          "Generate the key with the vendor's tool (sensitive, not extractable, for signing)."),
-    _Rule("SESSION_READ_ONLY SESSION_READ_ONLY_EXISTS TOKEN_WRITE_PROTECTED "
-          "SESSION_READ_WRITE_SO_EXISTS", BackendError, "token-read-only",
-          "The module wants read-write sessions, or the token is write-protected.",
-          "Add rw=true to the key URI (or to [backends.pkcs11]); check the token's write "
-          "protection."),
-)
-# fmt: on
-_OTHERWISE = _Rule(
-    "",
-    BackendError,
-    "device-refused",
-    "The module refused the call.",
-    "Look the return value up in the module's manual and in its log.",
-)  # fmt: skip
-_RULE_FOR = {name: rule for rule in _RULES for name in rule.names.split()}
+# What means the same to the user as another return value, whose words are used.
+_ALIKE = {
+    "DEVICE_ERROR": "GENERAL_ERROR FUNCTION_FAILED HOST_MEMORY FUNCTION_CANCELED CANCEL "
+    "LIBRARY_LOAD_FAILED FIPS_SELF_TEST_FAILED TOKEN_RESOURCE_EXCEEDED",
+    "DEVICE_REMOVED": "TOKEN_NOT_PRESENT TOKEN_NOT_RECOGNIZED SLOT_ID_INVALID "
+    "TOKEN_NOT_INITIALIZED",
+    "SESSION_CLOSED": "SESSION_HANDLE_INVALID OBJECT_HANDLE_INVALID KEY_HANDLE_INVALID "
+    "OPERATION_ACTIVE OPERATION_NOT_INITIALIZED",
+    "MECHANISM_INVALID": "MECHANISM_PARAM_INVALID CURVE_NOT_SUPPORTED DOMAIN_PARAMS_INVALID "
+    "DATA_INVALID DATA_LEN_RANGE",
+    "KEY_SIZE_RANGE": "KEY_TYPE_INCONSISTENT KEY_FUNCTION_NOT_PERMITTED KEY_EXHAUSTED KEY_CHANGED",
+    "TEMPLATE_INCOMPLETE": "TEMPLATE_INCONSISTENT ATTRIBUTE_TYPE_INVALID ATTRIBUTE_VALUE_INVALID "
+    "ATTRIBUTE_READ_ONLY",
+    "SESSION_READ_ONLY": "SESSION_READ_ONLY_EXISTS TOKEN_WRITE_PROTECTED "
+    "SESSION_READ_WRITE_SO_EXISTS",
+}
+_LIKE = {f"CKR_{name}": f"CKR_{like}" for like, names in _ALIKE.items() for name in names.split()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +191,7 @@ class Place:
         return f"token {self.token!r} of {self.module}" if self.token else self.module
 
 
-def translate(error: PKCS11Error, what: str, place: Place) -> BackendError:
+def translate(error: PKCS11Error, what: str, place: Place) -> KeystayError:
     """Make keystay's error for a PKCS#11 one; to be raised from it.
 
     Args:
@@ -297,13 +202,9 @@ def translate(error: PKCS11Error, what: str, place: Place) -> BackendError:
     if isinstance(error, KeyVanishedError):
         return error.error
     name = ckr_name(error)
-    rule = _RULE_FOR.get(name.removeprefix("CKR_"), _OTHERWISE)
-    return rule.kind(
-        f"{what[:1].upper()}{what[1:]} failed: {place} returned {name}.",
-        cause=rule.cause,
-        hint=rule.hint,
-        code=rule.code,
-    )
+    situation, step = _LIKE.get(name, name), what[:1].upper() + what[1:]
+    known = situation if situation in TEXTS else "refused"
+    return TEXTS.error(known, step=step, place=place, value=name)
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from pkcs11.exceptions import PKCS11Error, SessionClosed
 
 from keystay.backends import BackendSignature, KeyDescription
 from keystay.concurrency.clock import Deadline
-from keystay.errors import AlgorithmError, KeyChangedError, KeyNotFoundError, SignerClosedError
+from keystay.errors import KeyNotFoundError
 from keystay.jwk import key_kind
 from keystay_pkcs11 import objects
 from keystay_pkcs11.cryptoki import CKU_CONTEXT_SPECIFIC, Mechanism
 from keystay_pkcs11.custody import assess_custody, gather
-from keystay_pkcs11.errors import KeyVanishedError, is_lost_handle, translated
+from keystay_pkcs11.errors import TEXTS, KeyVanishedError, is_lost_handle, translated
 from keystay_pkcs11.login import check_flags, refused_pins
 from keystay_pkcs11.mechanisms import Plan, plans_for_key, signing_mechanisms
 from keystay_pkcs11.objects import KeyQuery
@@ -175,10 +175,7 @@ class Pkcs11Key:
 
     def _check_open(self) -> None:
         if self._access.is_closed:
-            raise SignerClosedError(
-                f"The key {self._description.label!r} is closed.",
-                hint="Open it again, or close it later.",
-            )
+            raise TEXTS.error("key-closed", label=self._description.label)
 
     def _find(
         self, connection: Connection, session: Session
@@ -187,11 +184,7 @@ class Pkcs11Key:
         private = objects.find(session, self._query, place)
         public = objects.public_key_of(session, private, place)
         if self._public_key is not None and public != self._public_key:
-            raise KeyChangedError(
-                f"The key {self._description.label!r} on {place} is another one than was opened.",
-                cause="The token came back with a new key under the same label and id.",
-                hint="Publish the new public key first, then open the signer again.",
-            )
+            raise TEXTS.error("key-changed", label=self._description.label, place=place)
         return private, public, _Location(connection, private.handle, next(_searches))
 
     def _find_again(self, connection: Connection, session: Session) -> _Location:
@@ -219,11 +212,9 @@ class Pkcs11Key:
         try:
             return self._plans[algorithm]
         except KeyError:
-            raise AlgorithmError(
-                f"The key {self._description.label!r} on {self._token.place} cannot sign with "
-                f"{algorithm}.",
-                cause="The key is of another type, or the token has no mechanism for it.",
-                hint=f"It can do {', '.join(self._plans) or 'none'}.",
+            label, able = self._description.label, ", ".join(self._plans) or "none"
+            raise TEXTS.error(
+                "algorithm", label=label, place=self._token.place, algorithm=algorithm, able=able
             ) from None
 
     def _authenticated(
@@ -286,9 +277,7 @@ class _Lease:
         key, breaker, deadline = self._key, self._key._token.breaker, request.deadline
         session = self._session
         if session is None or not session.is_lent:
-            raise SignerClosedError(
-                "The lease on the key is over.", hint="Sign inside the with block."
-            )
+            raise TEXTS.error("lease-over")
         plan, mechanism = key._plan(request.algorithm.name)
         data = plan.data(request)
         recovery = None

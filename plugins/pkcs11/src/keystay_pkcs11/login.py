@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from pkcs11 import TokenFlag
 from pkcs11.exceptions import PinIncorrect, PinInvalid, PinLenRange
 
-from keystay.errors import BackendUnavailableError, LoginError
-from keystay_pkcs11.errors import translated
+from keystay_pkcs11.errors import TEXTS, translated
 
 if TYPE_CHECKING:
     from keystay.backends import SecretResolver
@@ -61,12 +60,7 @@ class Credentials:
         """
         pin = self.pin_or_none(place)
         if pin is None:
-            raise LoginError(
-                f"The {place} wants a PIN and none is given.",
-                hint="Add pin-source=file:/run/secrets/pin (or env:NAME, or prompt:) to the key "
-                "URI's query, or pin_source = … to [backends.pkcs11].",
-                code="pin-missing",
-            )
+            raise TEXTS.error("pin-missing", place=place)
         return pin
 
     def pin_or_none(self, place: Place) -> bytes | None:
@@ -96,12 +90,7 @@ class RefusedPins:
             LoginError: It has.
         """
         if (token, self._hash(pin)) in self._seen:
-            raise LoginError(
-                f"The {place} refused this PIN before; it is not tried again in this process.",
-                cause="The PIN is not this token's, and the token counts failed logins.",
-                hint="Correct the PIN that pin-source refers to and open the key again.",
-                code="pin-incorrect",
-            )
+            raise TEXTS.error("pin-refused-before", place=place)
 
     @contextmanager
     def trying(self, token: TokenIdentity, pin: bytes, place: Place) -> Iterator[None]:
@@ -146,20 +135,9 @@ def check_flags(flags: TokenFlag, user_type: int, place: Place) -> None:
     officer = user_type == _CKU_SO
     pin = "security officer's PIN" if officer else "PIN"
     if flags & (TokenFlag.SO_PIN_LOCKED if officer else TokenFlag.USER_PIN_LOCKED):
-        raise LoginError(
-            f"The {pin} of {place} is locked.",
-            cause="Too many wrong PINs were tried.",
-            hint="Have the security officer set a new PIN (pkcs11-tool --init-pin).",
-            code="pin-locked",
-        )
+        raise TEXTS.error("pin-locked", pin=pin, place=place)
     if flags & (TokenFlag.SO_PIN_FINAL_TRY if officer else TokenFlag.USER_PIN_FINAL_TRY):
-        raise LoginError(
-            f"The {place} has one try left for the {pin}; it is not used up here.",
-            cause="Wrong PINs were tried before (CKF_USER_PIN_FINAL_TRY).",
-            hint="Log in once by hand with the right PIN (pkcs11-tool --login), which resets the "
-            "counter, then open the key again.",
-            code="pin-final-try",
-        )
+        raise TEXTS.error("pin-final-try", pin=pin, place=place)
 
 
 def choose_pin(
@@ -214,12 +192,7 @@ def log_in(
     """
     key = token, generation
     if key in unanswered:
-        raise BackendUnavailableError(
-            f"The {place} has not answered a login; no other one is tried.",
-            cause="The device hangs. Were the PIN wrong, one more try could lock the token.",
-            hint="Check the device; restart this process if it does not come back.",
-            code="login-unanswered",
-        )
+        raise TEXTS.error("login-unanswered", place=place)
     trying = nullcontext() if pin is None else refused_pins.trying(token, pin, place)
     unanswered.add(key)
     try:

@@ -16,8 +16,8 @@ from pkcs11 import MechanismFlag
 from pkcs11.exceptions import PKCS11Error
 
 from keystay.algorithms import ALGORITHMS, for_key
-from keystay.errors import AlgorithmError, SignatureInvalidError
 from keystay.signatures import digest_info
+from keystay_pkcs11.errors import TEXTS
 
 if TYPE_CHECKING:
     from pkcs11 import Slot
@@ -57,19 +57,12 @@ class Plan:
         """
         if self.input == "message":
             if request.message is None:
-                raise AlgorithmError(
-                    f"{self.name} signs messages, and only the digest is known.",
-                    hint="Hand the message over, or use a token with a prehashed mechanism.",
-                    code="message-needed",
-                )
+                raise TEXTS.error("message-needed", mechanism=self.name)
             return request.message
         digest = request.digest or b""
-        if len(digest) != self.digest_size:
-            raise SignatureInvalidError(
-                f"The digest for {request.algorithm.name} has {len(digest)} bytes, "
-                f"{self.digest_size} are due.",
-                code="digest-invalid",
-            )
+        if (size := len(digest)) != self.digest_size:
+            name = request.algorithm.name
+            raise TEXTS.error("digest-length", algorithm=name, size=size, due=self.digest_size)
         return digest_info(digest, request.algorithm) if self.input == "digest-info" else digest
 
 

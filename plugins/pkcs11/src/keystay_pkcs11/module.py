@@ -32,16 +32,16 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pkcs11.exceptions import PKCS11Error, SessionClosed
+from pkcs11.exceptions import DeviceError, PKCS11Error, SessionClosed
 
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock, Deadline
 from keystay.concurrency.forks import detect_fork, reset_after_fork
 from keystay.concurrency.locks import DeadlineLock, ReadWriteGate
 from keystay.concurrency.threads import WorkerThreads
-from keystay.errors import BackendTimeoutError, BackendUnavailableError, ConfigurationError
+from keystay.errors import BackendTimeoutError, BackendUnavailableError, KeystayError
 from keystay_pkcs11.cryptoki import Library, load
 from keystay_pkcs11.custody import computes_here, is_remoted
-from keystay_pkcs11.errors import CKR_DEVICE_ERROR, Place, ckr_name, exception_for, translated
+from keystay_pkcs11.errors import TEXTS, Place, ckr_name, translated
 
 if TYPE_CHECKING:
     from keystay_pkcs11.settings import Settings
@@ -163,13 +163,7 @@ class Module:
         if self.is_running:
             return self.generation
         if self.state == "foreign":
-            raise BackendUnavailableError(
-                f"{self.place} was in use when this process was forked, and cannot be used here.",
-                cause="The module shares its connection to the device with the parent process.",
-                hint="Open the key after the fork (gunicorn: in post_fork), or start processes "
-                "with multiprocessing's spawn.",
-                code="fork-unsupported",
-            )
+            raise TEXTS.error("forked", place=self.place)
         with self._lock.held(deadline):
             if not self.is_running:
                 wait = self._next_start - self.clock.now()
@@ -390,7 +384,7 @@ class Module:
     def _abandon_calls(self) -> None:
         """Release the callers whose calls were inside when the module was started again."""
         hanging, self.workers = self.workers, WorkerThreads(self.path)
-        hanging.abandon_all(lambda: exception_for(CKR_DEVICE_ERROR))
+        hanging.abandon_all(DeviceError)
 
     def _shares_connection(self) -> bool:
         manufacturer = self.library.manufacturer_id.lower()
@@ -410,14 +404,8 @@ class Module:
         self._next_start = self._busy_until = self._restarted_at = float("-inf")
         self._is_unconfirmed = False
 
-    def _too_soon(self, wait: float) -> BackendUnavailableError:
-        return BackendUnavailableError(
-            f"The device behind {self.place} was lost and does not answer as it should.",
-            cause=f"A restart was tried a moment ago, which is not done again for {wait:.1f} s. "
-            f"What went wrong: {self._cause}",
-            hint="Check the device, its daemon and its log.",
-            code="device-lost",
-        )
+    def _too_soon(self, wait: float) -> KeystayError:
+        return TEXTS.error("restarted-lately", place=self.place, wait=wait, cause=self._cause)
 
 
 class _Registry:
@@ -455,10 +443,7 @@ def acquire(settings: Settings, deadline: Deadline) -> Module:
             module = registry.modules[real] = Module(real, init_args)
         elif init_args is not None and init_args != module.init_args:
             if module.users:
-                raise ConfigurationError(
-                    f"The module {settings.module} is in use with other init_args.",
-                    hint="A module is initialised once in a process: use the same init_args.",
-                )
+                raise TEXTS.error("init-args", module=settings.module)
             module.init_args = init_args
         module.refuse_after_fork = module.refuse_after_fork or settings.after_fork == "refuse"
         if not module.users and not module.is_running:
@@ -481,20 +466,9 @@ def release(module: Module) -> None:
         module.stop()
 
 
-def _busy(inside: int, seconds: float) -> BackendTimeoutError:
-    return BackendTimeoutError(
-        f"The module could not be restarted: {inside} calls into it did not return within "
-        f"{seconds:g} s.",
-        cause="The device hangs; a PKCS#11 call cannot be interrupted.",
-        hint="Check the device; restart this process if it does not come back.",
-        code="module-busy",
-    )
+def _busy(inside: int, seconds: float) -> KeystayError:
+    return TEXTS.error("restart-blocked", inside=inside, seconds=seconds)
 
 
-def _restarting(deadline: Deadline) -> BackendTimeoutError:
-    return BackendTimeoutError(
-        f"The module did not finish restarting within {deadline.seconds:g} s.",
-        cause="Another thread is bringing the module back after a failure.",
-        hint="Check the device and its daemon.",
-        code="module-restarting",
-    )
+def _restarting(deadline: Deadline) -> KeystayError:
+    return TEXTS.error("restarting", seconds=deadline.seconds)

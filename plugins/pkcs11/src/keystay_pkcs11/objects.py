@@ -30,8 +30,8 @@ from pkcs11.exceptions import (
 from pkcs11.mechanisms import KeyType
 
 from keystay.custody import Fact
-from keystay.errors import KeyAmbiguousError, KeyNotFoundError, KeyUnusableError
 from keystay_pkcs11.cryptoki import find_objects
+from keystay_pkcs11.errors import TEXTS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
@@ -206,28 +206,15 @@ def find(session: Session, query: KeyQuery, place: Place) -> PrivateKey:
         found = [k for k in found if k.flags.get("sign", True) and k.key_type in _SIGNING_TYPES]
     if not found:
         there = find_all(session, KeyQuery())
-        raise KeyNotFoundError(
-            f"The {place} has no private key with {query}." if named
-            else f"The {place} has no private key that signs.",
-            cause=f"Private keys there: {_listing(there)}.",
-            hint="Correct object= or id= in the key URI, or generate the key: "
-            "keystay key generate URI --type P-384.",
-        )  # fmt: skip
+        wanted = f"with {query}" if named else "that signs"
+        raise TEXTS.error("no-key", place=place, wanted=wanted, keys=_listing(there))
     if len(found) > 1:
-        raise KeyAmbiguousError(
-            f"The {place} has {len(found)} private keys with {query}." if named
-            else f"The {place} has {len(found)} private keys that sign, and the key URI names "
-            "none.",
-            cause=f"They are: {_listing(found)}.",
-            hint="Add object=LABEL, or id=%.. where labels are the same, to the key URI.",
-        )  # fmt: skip
+        situation = "several-keys" if named else "key-not-named"
+        keys = _listing(found)
+        raise TEXTS.error(situation, place=place, count=len(found), query=query, keys=keys)
     (key,) = found
     if not key.flags.get("sign", True):
-        raise KeyUnusableError(
-            f"The private key ({key}) on {place} may not sign: CKA_SIGN is false.",
-            hint="Use a key that was generated for signing.",
-            code="key-not-for-signing",
-        )
+        raise TEXTS.error("not-for-signing", key=key, place=place)
     return key
 
 
@@ -257,14 +244,8 @@ def public_key_of(session: Session, key: PrivateKey, place: Place) -> PublicKeyT
     public = _from_private_key(key.native, key.key_type)
     if public is not None:
         return public
-    raise KeyNotFoundError(
-        f"The {place} has no public key for the private key ({key}).",
-        cause="Neither a public key object nor a certificate has the same CKA_ID, and the private "
-        "key does not tell.",
-        hint="Add it: pkcs11-tool --module … --login --write-object public.der --type pubkey "
-        f"--id {key.key_id.hex() or 'ID'} --label {key.label or 'LABEL'}.",
-        code="public-key-not-found",
-    )
+    key_id, label = key.key_id.hex() or "ID", key.label or "LABEL"
+    raise TEXTS.error("no-public-key", place=place, key=key, key_id=key_id, label=label)
 
 
 def _describe(native: Object) -> PrivateKey:
@@ -415,12 +396,7 @@ def _curve(parameters: bytes) -> ec.EllipticCurve | None:
             return None
         if name in _CURVES_BY_NAME:
             return _CURVES_BY_NAME[name]
-    raise KeyUnusableError(
-        f"A key on the curve {name} cannot sign assertions.",
-        cause="JWS knows P-256, P-384, P-521 and Ed25519 (RFC 7518, RFC 8037).",
-        hint="Use a P-384 or RSA-3072 key: SMART servers know ES384 or RS384.",
-        code="key-curve-unsupported",
-    )
+    raise TEXTS.error("curve", name=name)
 
 
 def _unwrap(point: bytes, sizes: tuple[int, ...]) -> bytes:

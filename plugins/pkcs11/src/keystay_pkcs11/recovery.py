@@ -22,7 +22,7 @@ from pkcs11.exceptions import PKCS11Error
 
 from keystay.backends import Deadline
 from keystay_pkcs11 import token as tokens
-from keystay_pkcs11.errors import KeyVanishedError, ckr_name, closed, is_lost, translate
+from keystay_pkcs11.errors import TEXTS, KeyVanishedError, ckr_name, is_lost, translate
 from keystay_pkcs11.login import Credentials
 from keystay_pkcs11.settings import Settings
 from keystay_pkcs11.uri import TokenQuery
@@ -78,7 +78,7 @@ class TokenAccess:
             SignerClosedError: It is closed.
         """
         if self.is_closed:
-            raise closed(self.token.place)
+            raise TEXTS.error("closed-meanwhile", place=self.token.place)
 
     def close(self) -> None:
         """Release the token. Idempotent."""

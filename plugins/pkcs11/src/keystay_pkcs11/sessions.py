@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING
 from pkcs11.exceptions import PKCS11Error, SessionCount
 
 from keystay.concurrency.clock import SYSTEM_CLOCK, Clock
-from keystay.errors import BackendTimeoutError
 from keystay_pkcs11.cryptoki import SignBuffer
+from keystay_pkcs11.errors import TEXTS
 
 if TYPE_CHECKING:
     from pkcs11 import Session as NativeSession
 
     from keystay.backends import Deadline
+    from keystay.errors import KeystayError
     from keystay_pkcs11.errors import Place
 
 __all__ = ["POLL_SECONDS", "Session", "SessionPool"]
@@ -180,18 +181,12 @@ class SessionPool:
         for session in self._take_idle():
             self._close_session(session, None)
 
-    def exhausted(self, deadline: Deadline) -> BackendTimeoutError:
+    def exhausted(self, deadline: Deadline) -> KeystayError:
         """The error for a deadline that passed without a session."""
         used, limit = self._open - len(self._idle), self.limit
-        return BackendTimeoutError(
-            f"No session on {self._place} came free within {deadline.seconds:g} s: {used} are in "
-            f"use here, {limit} are allowed.",
-            cause="More signatures are asked for at once than the token makes in that time."
-            if used
-            else "The token's sessions are used up by others (CKR_SESSION_COUNT).",
-            hint="Raise max_sessions in [backends.pkcs11] if the token has more to give, sign "
-            "less at once, or allow more time.",
-            code="session-timeout",
+        situation = "session-timeout" if used else "sessions-used-by-others"
+        return TEXTS.error(
+            situation, place=self._place, seconds=deadline.seconds, used=used, limit=limit
         )
 
     def _forget_one(self) -> None:

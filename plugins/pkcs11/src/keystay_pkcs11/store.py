@@ -10,15 +10,9 @@ from pkcs11.exceptions import AttributeValueInvalid, DomainParamsInvalid, PKCS11
 from pkcs11.mechanisms import KeyType, Mechanism
 
 from keystay.backends import Deadline, KeyRecord
-from keystay.errors import (
-    ConfigurationError,
-    KeyNotFoundError,
-    KeyUnusableError,
-    SignerClosedError,
-    did_you_mean,
-)
+from keystay.errors import KeyNotFoundError, KeyUnusableError, did_you_mean
 from keystay_pkcs11 import objects
-from keystay_pkcs11.errors import translated
+from keystay_pkcs11.errors import TEXTS, translated
 from keystay_pkcs11.objects import KeyQuery, key_type_name
 from keystay_pkcs11.recovery import Recovery, TokenAccess
 from keystay_pkcs11.uri import key_uri, new_key_label, successor_uri
@@ -102,9 +96,8 @@ class Pkcs11Store:
         """
         self._check_open()
         if key_type not in _KEY_TYPES:
-            raise ConfigurationError(
-                f"There is no key type {key_type!r}.", hint=did_you_mean(key_type, _KEY_TYPES)
-            )
+            hint = did_you_mean(key_type, _KEY_TYPES)
+            raise TEXTS.error("key-type", key_type=key_type, hint=hint)
         label = new_key_label(self._uri)
         deadline = Deadline.after(self._timeout)
         # The first use recovers a connection that was lost; generating is not repeated.
@@ -148,7 +141,7 @@ class Pkcs11Store:
 
     def _check_open(self) -> None:
         if self._access.is_closed:
-            raise SignerClosedError(f"The key store {self._place} is closed.")
+            raise TEXTS.error("store-closed", place=self._place)
 
     def _find(self, connection: Connection, session: Session) -> list[KeyRecord]:
         query = KeyQuery(self._uri.attributes.get("id"), self._uri.attribute("object"))
@@ -174,24 +167,13 @@ class Pkcs11Store:
 
     def _refuse_existing(self, session: Session, query: KeyQuery) -> None:
         if found := objects.find_all(session, query):
-            raise KeyUnusableError(
-                f"The {self._place} has a private key with {query} already: {found[0]}.",
-                cause="Replacing a key that a server knows locks the client out.",
-                hint="Choose another label (object=) or id for the new key.",
-                code="key-exists",
-            )
+            raise TEXTS.error("key-exists", place=self._place, query=query, key=found[0])
 
     def _check_made(self, key: PrivateKey) -> None:
         wrong = [name for name, value in _REQUIRED.items() if key.flags.get(name) is not value]
         if wrong:
-            raise KeyUnusableError(
-                f"The {self._place} made a key that is not as asked for: "
-                f"{', '.join(f'{name} is {key.flags.get(name)}' for name in wrong)}. "
-                "It was destroyed.",
-                cause="The token does not heed CKA_SENSITIVE and CKA_EXTRACTABLE.",
-                hint="Use another token, or generate the key with the vendor's tool.",
-                code="key-attributes-ignored",
-            )
+            has = ", ".join(f"{name} is {key.flags.get(name)}" for name in wrong)
+            raise TEXTS.error("attributes-ignored", place=self._place, has=has)
 
     def _record(self, session: Session, key: PrivateKey) -> KeyRecord:
         facts, asked = self._access.token.facts, self._uri

@@ -18,7 +18,7 @@ from keystay.concurrency.locks import DeadlineLock
 from keystay.errors import BackendUnavailableError, KeyNotFoundError, LoginError
 from keystay_pkcs11 import module as modules
 from keystay_pkcs11.circuit_breaker import CircuitBreaker
-from keystay_pkcs11.errors import Place, ckr_name, closed, is_lost, translated
+from keystay_pkcs11.errors import TEXTS, Place, ckr_name, is_lost, translated
 from keystay_pkcs11.login import choose_pin, log_in
 from keystay_pkcs11.objects import AttributeMapper
 from keystay_pkcs11.sessions import POLL_SECONDS, Session, SessionPool
@@ -349,7 +349,7 @@ class Token:
             if connection is not None:
                 connection.close()
             self.module.stop()
-            raise closed(self.place)
+            raise TEXTS.error("closed-meanwhile", place=self.place)
 
     def _disconnect(self) -> None:
         detect_fork()
@@ -373,12 +373,7 @@ class Token:
                         raise
             elif not _may_look_again(self.module, generation, looks, deadline):
                 self.module.mark_missing(generation)
-                raise BackendUnavailableError(
-                    f"The {self.place} is not there any more.",
-                    cause="It was removed, or its daemon is down.",
-                    hint="Bring it back; it is found again by its label and serial.",
-                    code="token-gone",
-                )
+                raise TEXTS.error("token-gone", place=self.place)
             looks += 1
 
     def _find(self, deadline: Deadline) -> _Found | None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from keystay.errors import ConfigurationError, KeyAmbiguousError, KeyNotFoundError
 from keystay.key_uri import encode_id, successor_name
+from keystay_pkcs11.errors import TEXTS
 
 if TYPE_CHECKING:
     from keystay.key_uri import KeyURI
@@ -99,31 +99,14 @@ def select(
     if len(found) == 1:
         return found[0]
     if found:
-        raise KeyAmbiguousError(
-            f"Several tokens of {place} match {query}." if query.wanted
-            else f"{place} has several tokens and the key URI names none.",
-            cause=f"Tokens that match: {', '.join(map(str, found))}.",
-            hint="Add token=LABEL, or serial=SERIAL where labels are the same, to the key URI.",
-            code="token-ambiguous",
-        )  # fmt: skip
+        situation = "several-tokens" if query.wanted else "token-not-named"
+        raise TEXTS.error(situation, place=place, query=query, tokens=", ".join(map(str, found)))
     if not tokens and "p11-kit-client" in place.module:
-        raise KeyNotFoundError(
-            f"{place} reaches no token.",
-            cause="p11-kit's server does not run, or P11_KIT_SERVER_ADDRESS does not name its "
-            "socket.",
-            hint="Start `p11-kit server` with the token's URI, and set P11_KIT_SERVER_ADDRESS to "
-            "the address it prints.",
-            code="token-not-found",
-        )
+        raise TEXTS.error("no-server", place=place)
     here = ", ".join(map(str, tokens)) or "none"
     here += f"; unreadable slots: {', '.join(unreadable)}" if unreadable else ""
-    raise KeyNotFoundError(
-        f"{place} has no token with {query}." if query.wanted else f"{place} has no token.",
-        cause=f"Tokens present: {here}.",
-        hint="Correct the key URI's token attributes, or check that the module sees its "
-        "configuration and the token is initialised (pkcs11-tool --module … -L).",
-        code="token-not-found",
-    )
+    wanted = f" with {query}" if query.wanted else ""
+    raise TEXTS.error("no-token", place=place, wanted=wanted, present=here)
 
 
 def key_uri(asked: KeyURI, token: TokenFacts, label: str, key_id: bytes, module: str) -> str:
@@ -155,11 +138,7 @@ def new_key_label(uri: KeyURI) -> str:
     """
     if label := uri.attribute("object"):
         return label
-    raise ConfigurationError(
-        "The key URI gives the new key no label.",
-        hint="Add object=LABEL to it, such as pkcs11:token=prod;object=epic-2026.",
-        code="key-label-missing",
-    )
+    raise TEXTS.error("no-label")
 
 
 def successor_uri(uri: KeyURI, suffix: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 from pkcs11 import exceptions
 from pkcs11.exceptions import PKCS11Error
 
+import keystay_pkcs11.errors
 from keystay.errors import (
     AlgorithmError,
     BackendError,
@@ -73,6 +77,14 @@ def test_number(value: int, expected: tuple[str, type[BackendError], str]) -> No
     error = translate(exception_for(value), "signing", PLACE)
 
     assert expected == (ckr_name(exception_for(value)), type(error), error.code)
+
+
+def test_words_are_used() -> None:
+    """Whatever `errors.toml` says of a return value is said of one."""
+    rows = tomllib.loads(Path(keystay_pkcs11.errors.__file__).with_suffix(".toml").read_text())
+    said = {translate(exception_for(value), "signing", PLACE).cause for value in range(0x300)}
+
+    assert not [n for n, row in rows.items() if n.startswith("CKR_") and row["cause"] not in said]
 
 
 def test_text_of_python_pkcs11() -> None:
