@@ -247,7 +247,7 @@ class TestInterrupted:
         self, client_process: ClientProcess, registered: SmartTestServer, tmp_path: Path, key: str
     ) -> None:
         """It does not wait for the claim that the renewal it interrupted has."""
-        registered.script(registered.token_endpoint, [Reply(500, delay=1.5)])
+        registered.script(registered.token_endpoint, [Reply(500, delay=3.0)])
         program = """
 inside = []
 def handler(*_):

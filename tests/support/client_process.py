@@ -50,7 +50,10 @@ def while_renewing(client, act):
     def wait():
         while not client._cache.is_renewing:
             time.sleep(0.01)
-        time.sleep(0.1)
+        # Its HTTP client is made, and the request on its way: that is a worker thread's.
+        while not any(t.name == "keystay-worker" for t in threading.enumerate()):
+            time.sleep(0.01)
+        time.sleep(0.3)
         act()
     thread = threading.Thread(target=wait)
     thread.start()

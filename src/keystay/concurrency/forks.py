@@ -34,8 +34,8 @@ __all__ = [
 # Seconds that a fork waits for calls that may hang: they last milliseconds, or the network is down.
 _PATIENCE = 1.0
 _GATE_PATIENCE = 0.5
-# The same for computations and imports, which end by themselves.
-_COMPUTING_PATIENCE = 5.0
+# The same for computations and imports, which end by themselves, on a busy machine late.
+_COMPUTING_PATIENCE = 20.0
 _LOOK_EVERY = 0.001
 
 

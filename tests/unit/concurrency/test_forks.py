@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-TIME = Deadline.after(600)
+TIME = Deadline.after(86400)
 
 
 def in_child(work: Callable[[], object]) -> object:
