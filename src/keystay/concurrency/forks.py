@@ -160,7 +160,7 @@ def _before() -> None:
     if get_ident() in _forks:
         return
     fork = _forks[get_ident()] = _Fork()
-    had_logging = _has_logging()
+    had_logging, is_lent = _has_logging(), _lend_logging_lock()
     # First the blocks: those inside may have gates to pass yet before they can leave.
     _sections.close()
     for found in list(_gates.values()):
@@ -168,7 +168,7 @@ def _before() -> None:
         if gate is not None and gate.close(_GATE_PATIENCE):
             fork.gates.append(gate)
     fork.holds_import_lock = _close_imports()
-    if not had_logging and _has_logging():
+    if is_lent or (not had_logging and _has_logging()):
         # Imported while this waited: its hook after the fork releases what its hook before the
         # fork, which came too late, has not acquired.
         sys.modules["logging"]._lock.acquire()
@@ -198,6 +198,20 @@ def _after_in_child() -> None:
     for found, reset in list(_resets.values()):
         if (owner := found()) is not None:
             reset(owner)
+
+
+def _lend_logging_lock() -> bool:
+    """Release logging's lock if this fork holds it while another thread imports logging.
+
+    Its hook is registered in the middle of its import, whose end needs the lock.
+    """
+    module = sys.modules.get("logging")
+    lock = getattr(module, "_lock", None)
+    is_imported = not getattr(getattr(module, "__spec__", None), "_initializing", False)
+    if lock is None or is_imported or not lock._is_owned():
+        return False
+    lock.release()
+    return True
 
 
 def _has_logging() -> bool:
