@@ -311,18 +311,19 @@ class _Clients:
         is_https = url.lower().startswith("https:")
         tls = self._context(settings, environment, identified=False) if is_https else None
         credentials = _secret(settings.proxy_credentials, "the proxy's user:password")
-        auth = None
-        if credentials is not None:
-            if ":" not in credentials.reveal():  # no variable: error reporters send frames
-                raise ConfigurationError(
-                    "What proxy_credentials refers to is not user:password.",
-                    hint="Write both, with a colon between them, where "
-                    f"{settings.proxy_credentials} points to.",
-                    code="proxy-credentials-invalid",
-                )
-            user, _, password = credentials.reveal().partition(":")
-            auth = (user, password)
-        return own_library().Proxy(url, ssl_context=tls, auth=auth)
+        if credentials is not None and ":" not in credentials.reveal():
+            raise ConfigurationError(
+                "What proxy_credentials refers to is not user:password.",
+                hint="Write both, with a colon between them, where "
+                f"{settings.proxy_credentials} points to.",
+                code="proxy-credentials-invalid",
+            )
+        # In no variable: error reporters send those of every frame.
+        return own_library().Proxy(
+            url,
+            ssl_context=tls,
+            auth=None if credentials is None else tuple(credentials.reveal().split(":", 1)),
+        )
 
     def _reset(self) -> None:
         self._inherited.extend(self._clients.values())
@@ -342,7 +343,8 @@ def _secret(reference: str | None, purpose: str) -> Secret | None:
 
 
 def _environment() -> Slot:
-    return tuple(map(os.environ.get, _VARIABLES))
+    """What tells that a variable is another now; not its value, a proxy's may hold a password."""
+    return tuple(hash(os.environ.get(name)) for name in _VARIABLES)
 
 
 def _stamps(settings: HttpSettings) -> Slot:
