@@ -111,5 +111,5 @@ class Verification:
                 request.algorithm,
                 request.message,
                 value,
-                digest=request.digest,
+                digest=request.given_digest,
             )
