@@ -4,8 +4,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import chain
 from typing import Annotated
 
@@ -77,27 +78,26 @@ class Variables:
     values: Mapping[tuple[str, str], object]
 
     @classmethod
-    def read(cls, environ: Mapping[str, str], referred: Iterable[str] = ()) -> "Variables":
+    def read(cls, environ: Mapping[str, str], referred: object = None) -> "Variables":
         """Read them.
 
         Args:
             environ: The environment.
-            referred: Texts that may refer to variables: `env:KEYSTAY_PIN`.
+            referred: What a file says; a reference in it may name a variable: `env:KEYSTAY_PIN`.
 
         Raises:
             ConfigurationError: One is not known (`environment-unknown`).
         """
         known = dict(_known())
-        named = set(chain.from_iterable(map(_NAMED.findall, (*referred, *environ.values()))))
+        ours = {name: text for name, text in environ.items() if name.startswith("KEYSTAY_")}
+        named = set(chain.from_iterable(map(_NAMED.findall, _texts([referred, ours]))))
         names, values = {}, {}
-        for variable, text in environ.items():
-            if not variable.startswith("KEYSTAY_"):
-                continue
+        for variable, text in ours.items():
             if variable in known:
                 place = known[variable]
                 names[place] = variable
                 values[place] = from_text(fields(TABLES[place[0]])[place[1]], text)
-            elif found := _PLUGIN.fullmatch(variable):
+            elif (found := _PLUGIN.fullmatch(variable)) and _is_installed(found[1], found[2]):
                 table, name, key = (part.lower() for part in found.groups())
                 names[f"{table}.{name}", key], values[f"{table}.{name}", key] = variable, text
             elif not (
@@ -130,6 +130,21 @@ class Variables:
             if outer == tables and inner:
                 found.setdefault(inner, {})[key] = value
         return found
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Every text in a document, however deep; its keys and comments are none."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _is_installed(group: str, name: str) -> bool:
+    """Whether a distribution provides the backend or observer; imports none."""
+    points = metadata.entry_points(group=f"keystay.{group.lower()}")
+    return name.lower() in {point.name for point in points}
 
 
 def _known() -> Iterator[tuple[str, tuple[str, str]]]:

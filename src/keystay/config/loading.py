@@ -50,7 +50,7 @@ def load_config(
     named = path if path is not None else environ.get(FILE_VARIABLE)
     found = Path(named) if named else Path(FILE_NAME)
     source = Source(found) if named or found.is_file() else None
-    variables = Variables.read(environ, () if source is None else (source.text,))
+    variables = Variables.read(environ, None if source is None else source.document)
     return _Loading(source, variables).config()
 
 

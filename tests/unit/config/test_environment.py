@@ -329,12 +329,30 @@ def test_variables_of_others(name: str) -> None:
     assert keystay.load_config(environ=ENVIRONMENT | {name: "x"}).client().client_id
 
 
-@pytest.mark.parametrize("name", ["KEYSTAY_CUSTODY", "KEYSTAY_PORTER", "KEYSTAY_TIMEOUT"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "KEYSTAY_CUSTODY",
+        "KEYSTAY_PORTER",
+        "KEYSTAY_TIMEOUT",
+        "KEYSTAY_BACKENDS_PKCS1_MODULE",
+        "KEYSTAY_OBSERVERS_ADUIT_PATH",
+    ],
+)
 def test_unknown(name: str) -> None:
     """Any other is refused, near one of ours or not."""
     with pytest.raises(ConfigurationError, match=name) as caught:
         keystay.load_config(environ={name: "x"})
     assert "environment-unknown" == caught.value.code
+
+
+@pytest.mark.parametrize("text", ["# env:KEYSTAY_PIN\n", ""], ids=["comment", "elsewhere"])
+def test_variable_that_no_reference_in_force_names(tmp_path: Path, text: str) -> None:
+    """A comment, or a variable of another program, refers to nothing."""
+    (tmp_path / "keystay.toml").write_text(text)
+    environ = {"KEYSTAY_PIN": "x", "OTHER": "env:KEYSTAY_PIN"}
+    with pytest.raises(ConfigurationError, match="KEYSTAY_PIN is not known"):
+        keystay.load_config(environ=environ)
 
 
 def test_variable_that_a_reference_names(tmp_path: Path) -> None:
