@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -348,3 +349,14 @@ def test_not_pickled(registered: SmartTestServer, pem_signer: Signer, protocol: 
                 pickle.dumps(thing, protocol)
             with pytest.raises(TypeError, match="not pickled"):
                 copy.deepcopy(thing)
+
+
+def test_fork_in_the_middle_of_loggings_import() -> None:
+    """The fork lets the import end, for which its own hook of logging's holds the lock."""
+    program = Path(__file__).parents[1] / "programs" / "fork_while_logging_is_imported.py"
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert "" == done.stderr
+    assert "well" == done.stdout.split()[0]
+    assert float(done.stdout.split()[1]) < 10  # not only once its patience was over
