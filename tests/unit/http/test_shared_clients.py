@@ -503,3 +503,19 @@ def test_no_cookie_is_gathered(authority: Authority, pem_signer: Signer, server:
         for _ in range(3):
             client.request_token()
         assert [] == list(client._http.client.cookies.jar)
+
+
+def test_proxy_password_of_the_environment_is_in_no_frame(
+    pem_signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What tells that the variable has changed is not its value: reporters send frames."""
+    password = WATCH.add("a proxy's password", "proxy-pass-8830-frames")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://etl:{password}@proxy.example.org:3128")
+    link = sync_link(HttpSettings(ca_bundle="/nowhere/ca.pem"))
+    with pytest.raises(ConfigurationError, match="CA bundle") as caught:
+        link.load()
+    frame = caught.tb
+    while frame is not None:
+        if "keystay" in str(frame.tb_frame.f_globals.get("__name__")):
+            WATCH.check(repr(frame.tb_frame.f_locals), "a frame")
+        frame = frame.tb_next  # type: ignore[assignment]
